@@ -1,0 +1,1 @@
+"""Building blocks of learned video codecs: nn.Modules, tensors in and out."""

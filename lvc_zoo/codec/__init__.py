@@ -1,0 +1,1 @@
+"""The coding loop, the container and the video codec."""

@@ -1,0 +1,1 @@
+"""Evaluation under stated test conditions."""

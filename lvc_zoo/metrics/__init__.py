@@ -1,0 +1,1 @@
+"""Distortion, rate and BD-rate."""

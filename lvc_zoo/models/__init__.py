@@ -1,0 +1,1 @@
+"""Published models, one paper in one file."""

@@ -1,0 +1,1 @@
+"""The small default weights that travel inside the wheel."""
