@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 
 class BitstreamError(Exception):
     """Bytes that are not a stream this codec can decode: truncated, damaged, spliced or foreign.
@@ -26,3 +29,19 @@ class DesyncError(BitstreamError):
 
 class WeightsError(ValueError):
     """Weights that are missing, incomplete, altered or of another model."""
+
+
+def nearest_names(name: object, known: Iterable[str]) -> str:
+    """Gives the end of a message about an unknown name: the nearest known ones, or all where none is near.
+
+    Example:
+        >>> nearest_names("biecvc-tny", ["biecvc", "biecvc-tiny", "lstec"])
+        "; the nearest are 'biecvc-tiny', 'biecvc'"
+        >>> nearest_names("x", ["alpha", "beta"])
+        "; known are 'alpha', 'beta'"
+    """
+    known = list(known)
+    near = get_close_matches(str(name), known, n=3)
+    if near:
+        return f"; the nearest {'is' if len(near) == 1 else 'are'} " + ", ".join(map(repr, near))
+    return "; known are " + ", ".join(map(repr, known)) if known else "; none is known"
