@@ -1,1 +1,27 @@
-"""Distortion, rate and BD-rate."""
+"""Distortion, rate and BD-rate. Needs the `eval` extra; `import lvc_zoo` does not load it."""
+
+from .bdrate import RDCurve, RDPoint, bd_rate
+from .distortion import (
+    MSSSIM,
+    PSNR,
+    PSNRYUV,
+    YUVPSNR,
+    ms_ssim_per_frame,
+    psnr_db,
+    yuv_psnr_db,
+)
+from .rate import BitsPerPixel
+
+__all__ = [
+    "psnr_db",
+    "yuv_psnr_db",
+    "ms_ssim_per_frame",
+    "PSNR",
+    "PSNRYUV",
+    "YUVPSNR",
+    "MSSSIM",
+    "BitsPerPixel",
+    "RDPoint",
+    "RDCurve",
+    "bd_rate",
+]
