@@ -1,0 +1,240 @@
+"""Convolution blocks of the DCVC family: depth-wise, residual, sub-pixel and UNet.
+
+Two rules make the results of these blocks the same for every thread count (see README, "Numbers that must agree"):
+every spatial convolution runs on channels_last memory, and every 1x1 convolution is a linear map over channels.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Conv2d(nn.Conv2d):
+    """2D convolution with zero padding `kernel_size // 2`, always run on channels_last memory.
+
+    Maps `(B, in_channels, H, W)` to `(B, out_channels, ceil(H / stride), ceil(W / stride))`.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 3, stride: int = 1, groups: int = 1):
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2, groups=groups)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve `x (B, C, H, W)`."""
+        return super().forward(x.contiguous(memory_format=torch.channels_last))
+
+
+class PointwiseConv(nn.Conv2d):
+    """1x1 convolution computed as a linear map over channels; weights keep the shape `(out, in, 1, 1)`.
+
+    oneDNN's own 1x1 convolution gives other last bits for other thread counts; the matrix product does not.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        stride: keep every `stride`-th row and column.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int = 1):
+        super().__init__(in_channels, out_channels, kernel_size=1, stride=stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `(B, in, H, W)` to `(B, out, ceil(H / stride), ceil(W / stride))`, channels_last."""
+        step = self.stride[0]
+        x = x[:, :, ::step, ::step] if step > 1 else x
+        # (B, H, W, in): a view when x is channels_last
+        rows = x.permute(0, 2, 3, 1).contiguous()
+        return F.linear(rows, self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
+
+
+class SubpixelConv(nn.Sequential):
+    """Convolution to `4 * out_channels`, then pixel-shuffle: `(B, in, H, W)` to `(B, out, 2H, 2W)`.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels after the shuffle.
+        kernel_size: 1 or 3.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 1):
+        conv = PointwiseConv if kernel_size == 1 else Conv2d
+        super().__init__(conv(in_channels, 4 * out_channels), nn.PixelShuffle(2))
+
+
+class DepthConv(nn.Module):
+    """1x1, LeakyReLU, depth-wise 3x3, 1x1, plus a skip (1x1 where the width changes): `(B, in, H, W)` to `(B, out, H, W)`."""
+
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__()
+        self.conv1 = PointwiseConv(in_channels, in_channels)
+        self.depthwise = Conv2d(in_channels, in_channels, groups=in_channels)
+        self.conv2 = PointwiseConv(in_channels, out_channels)
+        self.skip = PointwiseConv(in_channels, out_channels) if in_channels != out_channels else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return `(B, out, H, W)`."""
+        return self.conv2(self.depthwise(F.leaky_relu(self.conv1(x), 0.01))) + self.skip(x)
+
+
+class ConvFFN(nn.Module):
+    """Channel feed-forward of DCVC-DC's video blocks: 1x1 to `max(min(4C, 1024), 2C)` and back, with an identity skip."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        hidden = max(min(4 * channels, 1024), 2 * channels)
+        self.conv1 = PointwiseConv(channels, hidden)
+        self.conv2 = PointwiseConv(hidden, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return `(B, C, H, W)`."""
+        return x + F.leaky_relu(self.conv2(F.leaky_relu(self.conv1(x), 0.1)), 0.1)
+
+
+class GatedConvFFN(nn.Module):
+    """Gated channel feed-forward of DCVC-DC's intra blocks: 1x1 to 4C, `u * LeakyReLU(v)`, 1x1 back, identity skip."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv1 = PointwiseConv(channels, 4 * channels)
+        self.conv2 = PointwiseConv(2 * channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return `(B, C, H, W)`."""
+        u, v = self.conv1(x).chunk(2, dim=1)
+        return x + self.conv2(u * F.leaky_relu(v, 0.1))
+
+
+class DepthConvBlock(nn.Module):
+    """DepthConv followed by a channel feed-forward: `(B, in, H, W)` to `(B, out, H, W)`.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        gated: use the gated feed-forward of the intra codec instead of the video codec's.
+
+    Example:
+        >>> DepthConvBlock(8, 16)(torch.zeros(1, 8, 4, 6)).shape
+        torch.Size([1, 16, 4, 6])
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, gated: bool = False):
+        super().__init__()
+        self.spatial = DepthConv(in_channels, out_channels)
+        self.ffn = GatedConvFFN(out_channels) if gated else ConvFFN(out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return `(B, out, H, W)`."""
+        return self.ffn(self.spatial(x))
+
+
+class DWConvBlock(nn.Module):
+    """Embedding block of BiECVC (arXiv 2505.09193, App. B): 1x1 (sets the width), depth-wise 3x3, 1x1, plus a skip.
+
+    Maps `(B, in, H, W)` to `(B, out, H, W)`.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__()
+        self.conv1 = PointwiseConv(in_channels, out_channels)
+        self.depthwise = Conv2d(out_channels, out_channels, groups=out_channels)
+        self.conv2 = PointwiseConv(out_channels, out_channels)
+        self.skip = PointwiseConv(in_channels, out_channels) if in_channels != out_channels else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return `(B, out, H, W)`."""
+        inner = self.depthwise(F.leaky_relu(self.conv1(x), 0.01))
+        return self.conv2(F.leaky_relu(inner, 0.01)) + self.skip(x)
+
+
+class ResidualBlock(nn.Module):
+    """Pre-activated residual block of two 3x3 convolutions, `(B, C, H, W)` to the same shape.
+
+    Args:
+        channels: C.
+        bottleneck: halve the inner width, slope 0.1 and a closing activation, as in DCVC's contextual codec.
+    """
+
+    def __init__(self, channels: int, *, bottleneck: bool = False):
+        super().__init__()
+        inner = channels // 2 if bottleneck else channels
+        self.slope = 0.1 if bottleneck else 0.01
+        self.end_activation = bottleneck
+        self.conv1 = Conv2d(channels, inner)
+        self.conv2 = Conv2d(inner, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return `(B, C, H, W)`."""
+        out = self.conv1(F.leaky_relu(x, self.slope))
+        out = self.conv2(F.leaky_relu(out, self.slope))
+        return x + (F.leaky_relu(out, self.slope) if self.end_activation else out)
+
+
+class ResidualDown(nn.Module):
+    """Residual block that halves the size: `(B, in, H, W)` to `(B, out, ceil(H / 2), ceil(W / 2))`."""
+
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__()
+        self.conv1 = Conv2d(in_channels, out_channels, stride=2)
+        self.conv2 = Conv2d(out_channels, out_channels)
+        self.skip = PointwiseConv(in_channels, out_channels, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return `(B, out, ceil(H / 2), ceil(W / 2))`."""
+        out = F.leaky_relu(self.conv1(x), 0.01)
+        return F.leaky_relu(self.conv2(out), 0.1) + self.skip(x)
+
+
+class ResidualUp(nn.Module):
+    """Residual block that doubles the size by pixel-shuffle: `(B, in, H, W)` to `(B, out, 2H, 2W)`."""
+
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__()
+        self.up = SubpixelConv(in_channels, out_channels)
+        self.conv = Conv2d(out_channels, out_channels)
+        self.skip = SubpixelConv(in_channels, out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return `(B, out, 2H, 2W)`."""
+        out = F.leaky_relu(self.up(x), 0.01)
+        return F.leaky_relu(self.conv(out), 0.1) + self.skip(x)
+
+
+class UNet(nn.Module):
+    """Three-scale UNet of DepthConvBlocks, max-pool down and sub-pixel up.
+
+    Maps `(B, in, H, W)` to `(B, out, H, W)`; H and W are multiples of 4.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        widths: channels at full, half and quarter size.
+        depth: number of blocks at quarter size after the widening one.
+        gated: passed to the blocks.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        widths: tuple[int, int, int] = (32, 64, 128),
+        depth: int = 4,
+        *,
+        gated: bool = False,
+    ):
+        super().__init__()
+        full, half, quarter = widths
+        self.down1 = DepthConvBlock(in_channels, full, gated=gated)
+        self.down2 = DepthConvBlock(full, half, gated=gated)
+        self.down3 = DepthConvBlock(half, quarter, gated=gated)
+        self.middle = nn.Sequential(*[DepthConvBlock(quarter, quarter, gated=gated) for _ in range(depth)])
+        self.up2 = SubpixelConv(quarter, half)
+        self.merge2 = DepthConvBlock(2 * half, half, gated=gated)
+        self.up1 = SubpixelConv(half, full)
+        self.merge1 = DepthConvBlock(2 * full, out_channels, gated=gated)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return `(B, out, H, W)`."""
+        full = self.down1(x)
+        half = self.down2(F.max_pool2d(full, 2))
+        quarter = self.middle(self.down3(F.max_pool2d(half, 2)))
+        half = self.merge2(torch.cat([half, self.up2(quarter)], dim=1))
+        return self.merge1(torch.cat([full, self.up1(half)], dim=1))

@@ -1,0 +1,453 @@
+"""Folders of weights: found by name, path or Hub repository, verified, written, published.
+
+A weights folder holds
+
+    config.json          {"format": 1, "variant": ..., "codec": ..., "config": {...}, "sha256": {file: hex}, ...}
+    intra.safetensors    the state dict of one network per file; a codec without one lacks the file
+    inter.safetensors
+    README.md            the model card
+
+Only safetensors are read, and only if their digest is the one in ``config.json``: a pickle may run code when loaded.
+Nothing here knows a model class: folders and dicts go in and out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, NoReturn
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from .errors import WeightsError, nearest_names
+
+FORMAT = 1
+BUNDLED = Path(__file__).parent / "weights"
+
+_LIBRARY = "lvc_zoo"
+_ENTRIES = {"variant": str, "codec": str, "config": dict, "sha256": dict}
+_PICKLES = (".bin", ".pth", ".pt", ".ckpt", ".pkl", ".pickle", ".pth.tar")
+_HUB_SOURCE = re.compile(r"(?P<prefix>hf-hub:)?(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>.+))?")
+
+
+class Origin(NamedTuple):
+    """Where weights came from; ``str()`` gives a source that `resolve` finds them by again.
+
+    Attributes:
+        kind: "bundled" (inside the package), "folder" or "hub".
+        name: bundled name, absolute path or "owner/repo".
+        commit: the resolved commit of a Hub repository, 40 hex digits; None elsewhere.
+    """
+
+    kind: Literal["bundled", "folder", "hub"]
+    name: str
+    commit: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.name}@{self.commit}" if self.commit else self.name
+
+
+class WeightsFolder(NamedTuple):
+    """A weights folder on this machine and where it came from."""
+
+    path: Path
+    origin: Origin
+
+
+def bundled_names() -> list[str]:
+    """Gives the names of the weights inside the package, sorted."""
+    return sorted(folder.parent.name for folder in BUNDLED.glob("*/config.json"))
+
+
+def resolve(
+    source: str | os.PathLike[str],
+    *,
+    revision: str | None = None,
+    local_files_only: bool = False,
+    cache_dir: str | os.PathLike[str] | None = None,
+    token: str | bool | None = None,
+) -> WeightsFolder:
+    """Finds a weights folder, downloading it from the Hub if need be; its files are verified by `read_folder`.
+
+    Args:
+        source: a folder with a ``config.json``, else a bundled name, else "owner/repo", "owner/repo@revision" or the
+            same after "hf-hub:", which skips the other two. "./name" is always a folder.
+        revision: branch, tag or commit of a Hub repository, instead of "@revision".
+        local_files_only: take Hub files from the cache only.
+        cache_dir: the Hub cache; None is the client's own.
+        token: Hub token; None is the client's own.
+
+    Raises:
+        WeightsError: nothing is found, or it holds no safetensors weights.
+    """
+    match = _HUB_SOURCE.fullmatch(source) if isinstance(source, str) else None
+    is_hub_only = match is not None and match["prefix"] is not None
+    path = Path(source).expanduser()
+    if not is_hub_only and path.is_dir() and (source not in bundled_names() or (path / "config.json").exists()):
+        found = WeightsFolder(path, Origin("folder", str(path.resolve())))
+    elif source in bundled_names():
+        found = WeightsFolder(BUNDLED / source, Origin("bundled", str(source)))
+    elif match is not None and not match["repo"].startswith((".", "~")):
+        if revision is not None and match["revision"] not in (None, revision):
+            raise ValueError(f"source {source!r} and revision {revision!r} disagree; give the revision once")
+        revision = revision or match["revision"]
+        return _download(match["repo"], revision, local_files_only, cache_dir, token)
+    elif not isinstance(source, str) or "/" in source or os.sep in source:
+        raise WeightsError(f"weights folder {str(source)!r} does not exist; expected a folder with a config.json")
+    else:
+        hint = nearest_names(source, bundled_names())
+        raise WeightsError(f"no bundled weights are named {source!r}{hint}; Hub weights are named 'owner/repo'")
+    if revision is not None:
+        raise ValueError(
+            f"revision {revision!r} was given for {found.origin.kind} weights; only Hub repositories have one"
+        )
+    _check_layout(found.path, _names(found.path), str(source))
+    return found
+
+
+def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Reads the ``config.json`` of a weights folder strictly, without touching its weights.
+
+    Raises:
+        WeightsError: the file is missing, is not strict JSON, has another format version or lacks an entry.
+    """
+    path = Path(path)
+    _check_layout(path, _names(path), str(path))
+    file = path / "config.json"
+    try:
+        config = json.loads(file.read_bytes(), object_pairs_hook=_unique, parse_constant=_refuse_constant)
+    except ValueError as error:
+        raise WeightsError(f"{file} is not strict JSON: {error}; write it with save_pretrained") from error
+    version = config.get("format") if isinstance(config, dict) else None
+    if type(version) is not int or version != FORMAT:
+        raise WeightsError(
+            f"{file} has format {version!r}, expected {FORMAT}; it was not written by lvc_zoo, or by a newer "
+            "version: upgrade"
+        )
+    for key, kind in _ENTRIES.items():
+        if not isinstance(config.get(key), kind):
+            raise WeightsError(f"{file} has {key!r}: {config.get(key)!r}, expected a JSON {kind.__name__}")
+    return config
+
+
+def read_folder(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
+    """Reads a weights folder, each file verified against its digest before it is parsed.
+
+    Returns:
+        The content of ``config.json``, and the state dicts by the names of their files ("intra", "inter"), on the CPU.
+
+    Raises:
+        WeightsError: a file is missing, altered, not listed or not safetensors.
+    """
+    path = Path(path)
+    config = read_config(path)
+    listed = config["sha256"]
+    unlisted = {file.name for file in path.glob("*.safetensors")} - set(listed)
+    if unlisted:
+        raise WeightsError(
+            f"{path} holds {sorted(unlisted)}, but the sha256 entry of its config.json lists {sorted(listed)}; "
+            "remove the extra files or write the folder with save_pretrained"
+        )
+    return config, {name.removesuffix(".safetensors"): _read_state(path, name, listed[name]) for name in listed}
+
+
+def write_folder(
+    path: str | os.PathLike[str], config: Mapping[str, Any], states: Mapping[str, Mapping[str, Tensor]], card: str
+) -> Path:
+    """Writes a weights folder as a whole or not at all; an older weights folder of that name is replaced.
+
+    Args:
+        path: the folder; parents are made.
+        config: the entries "variant", "codec", "config" and any further ones, JSON-ready; "format" and "sha256" are
+            filled in.
+        states: state dicts by name ("intra", "inter"). Types are kept; tensors that share memory are stored apart.
+        card: the text of README.md, from `model_card`.
+
+    Raises:
+        WeightsError: ``path`` is not empty and is not a weights folder.
+    """
+    path = Path(path).expanduser().resolve()
+    _check_replaceable(path)
+    files = {f"{name}.safetensors": _to_safetensors(state) for name, state in states.items()}
+    digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    entries = {"format": FORMAT} | {key: config[key] for key in config if key != "format"} | {"sha256": digests}
+    files["config.json"] = (json.dumps(entries, indent=2, allow_nan=False) + "\n").encode()
+    files["README.md"] = card.encode()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    suffix = secrets.token_hex(4)
+    fresh = path.with_name(f".{path.name}.{suffix}.new")
+    old = path.with_name(f".{path.name}.{suffix}.old")
+    try:
+        fresh.mkdir()
+        for name, content in files.items():
+            (fresh / name).write_bytes(content)
+        read_config(fresh)
+        if path.exists():
+            path.rename(old)
+        try:
+            fresh.rename(path)
+        except OSError:
+            if old.exists():
+                old.rename(path)
+            raise
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
+    return path
+
+
+def push_folder(
+    path: str | os.PathLike[str],
+    repo_id: str,
+    *,
+    private: bool = False,
+    commit_message: str = "Upload weights with lvc_zoo",
+    token: str | bool | None = None,
+) -> Origin:
+    """Publishes a weights folder, verified first, as one commit of a Hub repository, which is made if need be.
+
+    Weight files of an earlier commit that this folder lacks are deleted: config and weights always fit together.
+
+    Args:
+        path: the weights folder.
+        repo_id: "owner/repo".
+        private: make a new repository private.
+        commit_message: first line of the commit.
+        token: Hub token with write access; None is the client's own.
+
+    Returns:
+        Repository and commit; ``str()`` of it is a source for `resolve`.
+    """
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+
+    path = Path(path)
+    config, _ = read_folder(path)
+    api = HfApi(token=token, library_name=_LIBRARY, library_version=_version())
+    repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+    names = ["config.json", *config["sha256"]] + ["README.md"] * (path / "README.md").exists()
+    stale = {name for name in api.list_repo_files(repo_id) if name.endswith(".safetensors")} - set(names)
+    operations: list[CommitOperationAdd | CommitOperationDelete] = [
+        *(CommitOperationAdd(name, str(path / name)) for name in names),
+        *(CommitOperationDelete(name) for name in sorted(stale)),
+    ]
+    commit = api.create_commit(repo_id, operations, commit_message=commit_message)
+    return Origin("hub", repo_id, commit.oid)
+
+
+def model_card(config: Mapping[str, Any], results: Sequence[Mapping[str, object]] | None = None) -> str:
+    """Gives a README.md with the Hub's metadata in front.
+
+    Args:
+        config: the entries of ``config.json``; all but "sha256" are shown.
+        results: rows of one table, each a dict by column.
+
+    Example:
+        >>> card = model_card({"variant": "biecvc-tiny", "codec": "BiECVC", "config": {}}, [{"q": 21, "bpp": 0.1}])
+        >>> print(card[card.index("## Results"):].strip())
+        ## Results
+        <BLANKLINE>
+        | q | bpp |
+        | --- | --- |
+        | 21 | 0.1 |
+    """
+    variant, codec = config["variant"], config["codec"]
+    shown = {key: value for key, value in config.items() if key not in ("format", "sha256")}
+    lines = [
+        "---",
+        "library_name: lvc_zoo",
+        "license: apache-2.0",
+        "pipeline_tag: video-to-video",
+        "tags:",
+        *(f"- {json.dumps(tag)}" for tag in ("learned-video-compression", "video-compression", codec.lower())),
+        "---",
+        "",
+        f"# {variant}",
+        "",
+        f"Weights of the learned video codec `{codec}` for lvc_zoo, as safetensors; `config.json` holds their digests.",
+        "",
+        "```python",
+        f"from lvc_zoo import {codec}",
+        "",
+        f'codec = {codec}.from_pretrained("owner/repo")  # or this folder',
+        "data = codec.compress(frames, q=32)  # (T, 3, H, W) in [0, 1] -> bytes",
+        "```",
+        "",
+        "## Configuration",
+        "",
+        "```json",
+        json.dumps(shown, indent=2, allow_nan=False),
+        "```",
+        "",
+    ]
+    if results:
+        columns = list(dict.fromkeys(column for row in results for column in row))
+        rows = [columns, ["---"] * len(columns), *([str(row.get(column, "")) for column in columns] for row in results)]
+        lines += ["## Results", "", *(f"| {' | '.join(row)} |" for row in rows), ""]
+    return "\n".join(lines)
+
+
+def state_digest(state: Mapping[str, Tensor]) -> str:
+    """Gives the SHA-256 of names, types, shapes and bytes, 64 hex digits, whatever the order, device or layout.
+
+    Example:
+        >>> weight = torch.arange(6.0).reshape(2, 3)
+        >>> state_digest({"w": weight, "b": weight[0]}) == state_digest({"b": weight[0].clone(), "w": weight})
+        True
+    """
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        digest.update(json.dumps([name, dtype, list(tensor.shape)]).encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _check_layout(path: Path, names: Iterable[str], source: str) -> None:
+    """Refuses a listing that is not a weights folder's."""
+    names = sorted(names)
+    pickles = [name for name in names if name.endswith(_PICKLES)]
+    if pickles and not any(name.endswith(".safetensors") for name in names):
+        raise WeightsError(
+            f"{source!r} holds pickled weights only ({', '.join(pickles)}), which may run code when loaded; expected "
+            f"safetensors: convert them with `lvc-zoo convert <variant> {pickles[0]} OUTDIR`"
+        )
+    if "config.json" not in names:
+        raise WeightsError(
+            f"{source!r} has no config.json (in {path}: {', '.join(names) or 'nothing'}), expected a weights folder; "
+            "write one with save_pretrained or `lvc-zoo convert`"
+        )
+
+
+def _check_replaceable(path: Path) -> None:
+    """Refuses to overwrite what `write_folder` did not write."""
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        return
+    foreign = ["not a folder"]
+    if path.is_dir():
+        known = ("config.json", "README.md")
+        foreign = sorted(
+            file.name for file in path.iterdir() if file.name not in known and file.suffix != ".safetensors"
+        )
+        try:
+            read_config(path)
+        except WeightsError:
+            foreign = foreign or ["config.json of another kind"]
+    if foreign:
+        raise WeightsError(f"{path} is not a weights folder ({', '.join(foreign)}) and is left alone; name another one")
+
+
+def _read_state(path: Path, name: str, expected: object) -> dict[str, Tensor]:
+    if not name.endswith(".safetensors") or Path(name).name != name:
+        raise WeightsError(
+            f"{path / 'config.json'} lists the weights file {name!r}, expected NAME.safetensors beside it"
+        )
+    remedy = "download it again (delete the copy in the Hub cache first) or write the folder with save_pretrained"
+    try:
+        content = (path / name).read_bytes()
+    except FileNotFoundError as error:
+        raise WeightsError(f"weights file {path / name} is missing, expected sha256 {expected}; {remedy}") from error
+    got = hashlib.sha256(content).hexdigest()
+    if got != expected:
+        raise WeightsError(f"weights file {path / name} has sha256 {got}, expected {expected}; {remedy}")
+    try:
+        return safetensors.torch.load(content)
+    except safetensors.SafetensorError as error:
+        raise WeightsError(f"weights file {path / name} is not safetensors: {error}; {remedy}") from error
+
+
+def _to_safetensors(state: Mapping[str, Tensor]) -> bytes:
+    # A copy each: safetensors refuses tensors that share memory, which `contiguous` alone would leave shared.
+    copies = {
+        name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+        for name, tensor in state.items()
+    }
+    return safetensors.torch.save(copies, metadata={"format": "pt"})
+
+
+def _download(
+    repo: str,
+    revision: str | None,
+    local_files_only: bool,
+    cache_dir: str | os.PathLike[str] | None,
+    token: str | bool | None,
+) -> WeightsFolder:
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    at = f"revision {revision!r}" if revision else "its default revision"
+    fetch = f"hf download {repo}" + (f" --revision {revision}" if revision else "")
+    try:
+        snapshot = snapshot_download(
+            repo,
+            revision=revision,
+            allow_patterns=["*.safetensors", "*.json", "*.md"],
+            local_files_only=local_files_only,
+            cache_dir=None if cache_dir is None else Path(cache_dir),
+            token=token,
+            library_name=_LIBRARY,
+            library_version=_version(),
+        )
+    except RepositoryNotFoundError as error:
+        raise WeightsError(
+            f"Hub repository {repo!r} does not exist, or is private or gated, and no folder {repo!r} exists here; "
+            "check the spelling, or log in with `hf auth login`"
+        ) from error
+    except RevisionNotFoundError as error:
+        raise WeightsError(f"Hub repository {repo!r} has no {at}; expected a branch, a tag or a full commit") from error
+    except LocalEntryNotFoundError as error:
+        raise WeightsError(
+            f"Hub repository {repo!r} at {at} is not complete in the cache, and the Hub was not asked (offline mode or "
+            f"local_files_only) or not reached: {error}; fill the cache once with a connection: `{fetch}`"
+        ) from error
+    except HfHubHTTPError as error:
+        raise WeightsError(f"Hub repository {repo!r} at {at} could not be downloaded: {error}; try again") from error
+    path = Path(snapshot)
+    names = _names(path)
+    if not any(name.endswith(".safetensors") for name in names) and not local_files_only:
+        with contextlib.suppress(Exception):  # the full listing only makes the refusal clearer
+            names = HfApi(token=token, library_name=_LIBRARY, library_version=_version()).list_repo_files(
+                repo, revision=path.name
+            )
+    _check_layout(path, names, repo)
+    return WeightsFolder(path, Origin("hub", repo, path.name))
+
+
+def _version() -> str:
+    """How the Hub client introduces this package; not from ``lvc_zoo.__init__``, which lies on a floor above."""
+    try:
+        return metadata.version(_LIBRARY)
+    except metadata.PackageNotFoundError:  # run from a source tree that is not installed
+        return "0"
+
+
+def _names(path: Path) -> list[str]:
+    return [file.name for file in path.iterdir()] if path.is_dir() else []
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    entries = dict(pairs)
+    if len(entries) != len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"key {next(key for key in keys if keys.count(key) > 1)!r} occurs twice")
+    return entries
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a JSON number")

@@ -1,0 +1,219 @@
+"""LightningModules: a codec, its loss, and the loop that evaluation uses too."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+
+from ..codec.sequence import code_sequence
+from ..codec.video import VideoCodec, bits_by_part
+from ..entropy.coder import Noise, RateEstimator
+from ..gop import FramePlan, FrameType, GopStructure, LowDelay, RandomAccess
+from ..models import create_model
+from .starting_point import measure_blocks, start_transform
+
+
+class ClipSource:
+    """A batch of clips `(B, T, 3, H, W)` as the loop's source."""
+
+    def __init__(self, clip: Tensor):
+        self._clip = clip
+        self.size = (clip.shape[-2], clip.shape[-1])
+
+    def __call__(self, poc: int) -> Tensor:
+        """The picture at `poc`, `(B, 3, H, W)`."""
+        return self._clip[:, poc].contiguous(memory_format=torch.channels_last)
+
+
+class VideoCompressionTask(L.LightningModule):
+    """Rate-distortion training of one network of a codec through `code_sequence`.
+
+    The loss is the mean over trained frames and samples of `R + w_k * lambda * D`, with D the squared error summed over
+    RGB (samples in [0, 1]) and R in bits per pixel, divided by sqrt(lambda) relative to the anchors' middle.
+    CHOICE: the division keeps the anchors in balance, and a batch holds every anchor equally often.
+
+    Args:
+        codec: the codec.
+        trained: frame types whose network is trained; the others are frozen.
+        structure: from clip length to the coding structure.
+        layer_weights: w_k by temporal layer, the last repeated.
+        learning_rate: peak of the cosine schedule.
+        warmup_steps: linear rise before it.
+        weight_decay: of AdamW.
+        seed: of the noise that stands for rounding.
+    """
+
+    def __init__(
+        self,
+        codec: VideoCodec,
+        trained: FrameType,
+        structure: Callable[[int], GopStructure],
+        layer_weights: tuple[float, ...],
+        learning_rate: float,
+        warmup_steps: int,
+        weight_decay: float,
+        seed: int,
+    ):
+        super().__init__()
+        self.codec = codec
+        self.trained = trained
+        self.structure = structure
+        self.layer_weights = layer_weights
+        self.learning_rate = learning_rate
+        self.warmup_steps = warmup_steps
+        self.weight_decay = weight_decay
+        self.seed = seed
+        codec.requires_grad_(False)
+        self.network.requires_grad_(True)
+
+    @property
+    def network(self) -> nn.Module:
+        """The network in training."""
+        network = self.codec.network(self.trained)
+        assert isinstance(network, nn.Module)
+        return network
+
+    def training_step(self, clip: Tensor, batch_index: int) -> Tensor:
+        """Loss of a batch `(B, T, 3, H, W)`; logs rate and quality."""
+        anchors = len(self.codec.lambdas)
+        if clip.shape[0] % anchors:
+            raise ValueError(f"a batch of {clip.shape[0]} cannot hold {anchors} anchors equally often; use a multiple")
+        rate = torch.arange(clip.shape[0], device=self.device) % anchors
+        lambdas = torch.tensor(self.codec.lambdas, device=self.device)[rate]
+        balance = (lambdas[0] * lambdas[anchors - 1]) ** 0.25 / lambdas.sqrt()
+        first_sample = self.global_rank * clip.shape[0]
+
+        losses, rates, errors = [], [], []
+        for plan, bpp, distortion in self._frames(clip, rate.float(), first_sample):
+            weight = self.layer_weights[min(plan.layer, len(self.layer_weights)) - 1] if plan.layer else 1.0
+            losses.append(balance * (bpp + weight * lambdas * distortion))
+            rates.append(bpp.detach())
+            errors.append(distortion.detach())
+        loss = torch.stack(losses).mean()
+        psnr_db = -10 * (torch.stack(errors) / 3).clamp(min=1e-10).log10()
+        self.log("train/loss", loss, prog_bar=True)
+        for anchor in range(anchors):
+            self.log(f"train/bpp_{anchor}", torch.stack(rates)[:, rate == anchor].mean())
+            self.log(f"train/psnr_db_{anchor}", psnr_db[:, rate == anchor].mean())
+        return loss
+
+    def _frames(self, clip: Tensor, rate: Tensor, first_sample: int) -> Iterator[tuple[FramePlan, Tensor, Tensor]]:
+        """Plan, bits per pixel `(B,)` and distortion `(B,)` of each trained frame."""
+
+        def coder_for(plan: FramePlan) -> RateEstimator:
+            return RateEstimator(Noise(self.seed, self.global_step, first_sample, plan.poc))
+
+        pixels = clip.shape[-2] * clip.shape[-1]
+        plans = self.structure(clip.shape[1]).plans(clip.shape[1])
+        for frame in code_sequence(self.codec, ClipSource(clip), plans, coder_for, rate):
+            if frame.plan.frame_type is self.trained:
+                bpp = torch.stack(list(bits_by_part(frame).values())).sum(dim=0) / pixels
+                error = (frame.x_hat_raw - clip[:, frame.plan.poc]).square()
+                yield frame.plan, bpp, error.sum(dim=1).mean(dim=(1, 2))
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """AdamW with a warm-up and a cosine to a hundredth of the peak."""
+        parameters = [p for p in self.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(parameters, lr=self.learning_rate, weight_decay=self.weight_decay)
+        total = int(self.trainer.estimated_stepping_batches)
+        warmup = min(self.warmup_steps, max(total // 2, 1))
+        schedule = torch.optim.lr_scheduler.SequentialLR(
+            optimizer,
+            [
+                torch.optim.lr_scheduler.LinearLR(optimizer, 0.05, total_iters=warmup),
+                torch.optim.lr_scheduler.CosineAnnealingLR(
+                    optimizer, max(total - warmup, 1), eta_min=self.learning_rate / 100
+                ),
+            ],
+            milestones=[warmup],
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def load_codec(variant: str, weights: str | None) -> VideoCodec:
+    """An untrained variant, or the one whose weights are named (bundled, folder or Hub)."""
+    return VideoCodec.from_pretrained(weights) if weights else create_model(variant)
+
+
+class IntraTask(VideoCompressionTask):
+    """Trains the intra network of a codec on single frames (DCVC-DC, arXiv 2302.14402).
+
+    Args:
+        variant: name of the codec.
+        weights: weights to start from; None starts fresh, a linear shortcut from the blocks of the first batches.
+        learning_rate: peak.
+        warmup_steps: linear rise.
+        weight_decay: of AdamW.
+        seed: of the noise.
+    """
+
+    def __init__(
+        self,
+        variant: str = "biecvc-tiny",
+        weights: str | None = None,
+        learning_rate: float = 6e-4,
+        warmup_steps: int = 200,
+        weight_decay: float = 0.0,
+        seed: int = 0,
+    ):
+        codec = load_codec(variant, weights)
+        super().__init__(
+            codec, FrameType.I, lambda _: LowDelay(1), (1.0,), learning_rate, warmup_steps, weight_decay, seed
+        )
+        self.save_hyperparameters()
+
+    def on_fit_start(self) -> None:
+        """Start a fresh linear shortcut at the principal components of training blocks."""
+        if self.hparams["weights"] is None and hasattr(self.network, "transform") and self.global_step == 0:
+            start_transform(self.network, measure_blocks(self.trainer, lambda clip: clip.flatten(0, 1) - 0.5))
+
+
+class BiECVCTask(VideoCompressionTask):
+    """Trains the B-frame network of BiECVC with its intra network frozen (arXiv 2505.09193, Sec. 4.1).
+
+    Args:
+        variant: name of the codec.
+        weights: a folder with at least a trained intra network.
+        fresh: start the inter network anew, its linear shortcut from differences of neighbouring frames.
+        learning_rate: peak.
+        warmup_steps: linear rise.
+        weight_decay: of AdamW.
+        layer_weights: w_k of the paper for layers 1 to 5.
+        seed: of the noise.
+    """
+
+    def __init__(
+        self,
+        variant: str = "biecvc-tiny",
+        weights: str | None = None,
+        fresh: bool = False,
+        learning_rate: float = 6e-4,
+        warmup_steps: int = 200,
+        weight_decay: float = 0.0,
+        layer_weights: tuple[float, ...] = (1.4, 1.4, 0.7, 0.5, 0.5),
+        seed: int = 0,
+    ):
+        codec = load_codec(variant, weights)
+        super().__init__(
+            codec,
+            FrameType.B,
+            lambda frames: RandomAccess(frames - 1),
+            layer_weights,
+            learning_rate,
+            warmup_steps,
+            weight_decay,
+            seed,
+        )
+        self.save_hyperparameters()
+
+    def on_fit_start(self) -> None:
+        """Start a fresh linear shortcut at the principal components of what interpolation leaves."""
+        if self.hparams["fresh"] and hasattr(self.network, "transform") and self.global_step == 0:
+            start_transform(
+                self.network,
+                measure_blocks(
+                    self.trainer, lambda clip: (clip[:, 1:-1] - (clip[:, :-2] + clip[:, 2:]) / 2).flatten(0, 1)
+                ),
+            )
