@@ -42,7 +42,7 @@ _HUB_SOURCE = re.compile(r"(?P<prefix>hf-hub:)?(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<
 
 
 class Origin(NamedTuple):
-    """Where weights came from; ``str()`` gives a source that `resolve` finds them by again.
+    """Where weights came from.
 
     Attributes:
         kind: "bundled" (inside the package), "folder" or "hub".
@@ -54,7 +54,9 @@ class Origin(NamedTuple):
     name: str
     commit: str | None = None
 
-    def __str__(self) -> str:
+    @property
+    def text(self) -> str:
+        """The source by which `resolve` finds exactly these weights again."""
         return f"{self.name}@{self.commit}" if self.commit else self.name
 
 
@@ -214,7 +216,7 @@ def push_folder(
     private: bool = False,
     commit_message: str = "Upload weights with lvc_zoo",
     token: str | bool | None = None,
-) -> Origin:
+) -> str:
     """Publishes a weights folder, verified first, as one commit of a Hub repository, which is made if need be.
 
     Weight files of an earlier commit that this folder lacks are deleted: config and weights always fit together.
@@ -227,7 +229,7 @@ def push_folder(
         token: Hub token with write access; None is the client's own.
 
     Returns:
-        Repository and commit; ``str()`` of it is a source for `resolve`.
+        "owner/repo@commit", a source for `resolve`.
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
@@ -242,7 +244,7 @@ def push_folder(
         *(CommitOperationDelete(name) for name in sorted(stale)),
     ]
     commit = api.create_commit(repo_id, operations, commit_message=commit_message)
-    return Origin("hub", repo_id, commit.oid)
+    return Origin("hub", repo_id, commit.oid).text
 
 
 def model_card(config: Mapping[str, Any], results: Sequence[Mapping[str, object]] | None = None) -> str:

@@ -268,7 +268,7 @@ def test_hub_source_by_name_gives_the_newest_commit_of_main(server, folder):
     commit = server.add("team/codec", {**files_of(folder), "video.mp4": b"not asked for"})
     found = hub.resolve("team/codec")
     assert found.origin == ("hub", "team/codec", commit)
-    assert str(found.origin) == f"team/codec@{commit}"
+    assert found.origin.text == f"team/codec@{commit}"
     assert files_of(found.path) == files_of(folder)
     assert_states_equal(hub.read_folder(found.path)[1], make_states())
     assert any(agent.startswith("lvc_zoo/") for agent in server.user_agents)
@@ -305,7 +305,7 @@ def test_hub_source_in_the_cache_needs_no_request(server, folder):
     online = hub.resolve("team/codec")
     server.requests.clear()
     assert hub.resolve("team/codec", local_files_only=True) == online
-    assert hub.resolve(str(online.origin), local_files_only=True) == online
+    assert hub.resolve(online.origin.text, local_files_only=True) == online
     assert server.requests == []
 
 
@@ -352,11 +352,11 @@ def test_hub_repository_with_pickles_only_is_refused_and_not_downloaded(server, 
 
 @pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # the client's own way to upload
 def test_folder_pushed_and_pulled_is_equal(server, folder):
-    origin = hub.push_folder(folder, "team/fresh", private=True, commit_message="First", token="writer")
+    source = hub.push_folder(folder, "team/fresh", private=True, commit_message="First", token="writer")
     assert server.private["team/fresh"]
-    assert server.branches["team/fresh"]["main"] == origin.commit
-    found = hub.resolve(str(origin))
-    assert found.origin == origin
+    found = hub.resolve(source)
+    assert found.origin == ("hub", "team/fresh", server.branches["team/fresh"]["main"])
+    assert found.origin.text == source
     assert files_of(found.path) == files_of(folder)
 
 
@@ -364,9 +364,9 @@ def test_folder_pushed_and_pulled_is_equal(server, folder):
 def test_folder_pushed_over_another_is_one_commit_without_stale_weights(server, folder):
     hub.push_folder(folder, "team/codec", token="writer")
     hub.write_folder(folder, CONFIG, {"intra": make_states(1)["intra"]}, "---\nlicense: mit\n---\n")
-    origin = hub.push_folder(folder, "team/codec", token="writer")
+    hub.push_folder(folder, "team/codec", token="writer")
     assert len(server.commits["team/codec"]) == 3  # made empty, then two pushes
-    assert server.commits["team/codec"][origin.commit].keys() - {".gitattributes"} == set(files_of(folder))
+    assert server.find("team/codec", "main")[1].keys() - {".gitattributes"} == set(files_of(folder))
     assert_states_equal(hub.read_folder(hub.resolve("team/codec").path)[1], {"intra": make_states(1)["intra"]})
 
 
@@ -381,7 +381,7 @@ def test_fresh_process_in_offline_mode_takes_the_cache(server, folder, tmp_path)
     commit = server.add("team/codec", files_of(folder))
     code = (
         "import sys; from lvc_zoo import hub; from lvc_zoo.errors import WeightsError\n"
-        "try: print(hub.resolve(sys.argv[1]).origin)\n"
+        "try: print(hub.resolve(sys.argv[1]).origin.text)\n"
         "except WeightsError as error: print(error)\n"
     )
     settings = {
