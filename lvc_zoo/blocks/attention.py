@@ -4,6 +4,8 @@ import torch
 from einops import einsum, rearrange
 from torch import Tensor, nn
 
+from .precision import full_precision
+
 
 class LinearAttention(nn.Module):
     """Efficient attention (Shen et al., arXiv 1812.01243) as BiECVC uses it (arXiv 2505.09193, eq. 3 and 4).
@@ -28,7 +30,7 @@ class LinearAttention(nn.Module):
 
     def summarise(self, key: Tensor, value: Tensor) -> Tensor:
         """Collapse one reference, keys and values `(B, D, H, W)`, into `A (B, heads, head_dim, head_dim)`, float32."""
-        with torch.autocast(key.device.type, enabled=False):
+        with full_precision(key):
             key = self._split(key)
             # exp and sum instead of softmax: softmax over positions differs between CPU instruction sets
             weight = (key - key.amax(dim=-1, keepdim=True)).exp()
@@ -38,7 +40,7 @@ class LinearAttention(nn.Module):
     def forward(self, query: Tensor, summary: Tensor) -> Tensor:
         """Context for each query position: `query (B, D, H, W)` and `summary` as above to `(B, D, H, W)`."""
         height, width = query.shape[-2:]
-        with torch.autocast(query.device.type, enabled=False):
+        with full_precision(query):
             split = self._split(query)
             weight = (split - split.amax(dim=2, keepdim=True)).exp()
             weight = weight / weight.sum(dim=2, keepdim=True)

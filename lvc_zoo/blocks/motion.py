@@ -88,16 +88,13 @@ class SpyNet(nn.Module):
     Args:
         widths: inner channels of each level's network.
         kernel_size: of all its convolutions.
-        levels: number of sizes, from H / 2**(levels - 1 + finest) up.
-        finest: the finest size is H / 2**finest; its flow is upsampled to full size.
+        finest: the finest size is H / 2**finest; its flow is upsampled to full size. The coarsest is H / 8.
     """
 
-    def __init__(
-        self, widths: tuple[int, ...] = (32, 64, 32, 16), kernel_size: int = 7, levels: int = 4, finest: int = 0
-    ):
+    def __init__(self, widths: tuple[int, ...] = (32, 64, 32, 16), kernel_size: int = 7, finest: int = 0):
         super().__init__()
         self.finest = finest
-        self.levels = nn.ModuleList(self._level(widths, kernel_size) for _ in range(levels))
+        self.levels = nn.ModuleList(self._level(widths, kernel_size) for _ in range(4 - finest))
 
     @staticmethod
     def _level(widths: tuple[int, ...], kernel_size: int) -> nn.Sequential:

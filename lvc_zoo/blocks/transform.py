@@ -5,6 +5,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from .precision import full_precision
+
 
 class BlockTransform(nn.Module):
     """Linear analysis and synthesis of non-overlapping blocks, started as an orthonormal DCT and learned from there.
@@ -29,12 +31,12 @@ class BlockTransform(nn.Module):
     def analysis(self, x: Tensor) -> Tensor:
         """Coefficients `(B, channels, H / size, W / size)` of `x (B, 3, H, W)`."""
         blocks = rearrange(x, "b c (y i) (x j) -> b y x (c i j)", i=self.size, j=self.size)
-        with torch.autocast(x.device.type, enabled=False):
+        with full_precision(x):
             return F.linear(blocks.float(), self.analysis_weight).permute(0, 3, 1, 2)
 
     def synthesis(self, y: Tensor) -> Tensor:
         """Picture `(B, 3, H, W)` of coefficients `y (B, channels, H / size, W / size)`."""
-        with torch.autocast(y.device.type, enabled=False):
+        with full_precision(y):
             blocks = F.linear(y.float().permute(0, 2, 3, 1), self.synthesis_weight.t())
         picture = rearrange(blocks, "b y x (c i j) -> b c (y i) (x j)", c=3, i=self.size, j=self.size)
         return picture.contiguous(memory_format=torch.channels_last)

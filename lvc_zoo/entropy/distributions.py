@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..blocks.precision import full_precision
 from ..errors import WeightsError
 from .tables import ScaleTables, Tables
 
@@ -52,7 +53,7 @@ class Gaussian(NamedTuple):
 
     def bits(self, residual: Tensor) -> Tensor:
         """Bits of each residual, float32."""
-        with torch.autocast(residual.device.type, enabled=False):
+        with full_precision(residual):
             inverse = 1 / (self.scale.float().clamp(*SCALE_RANGE) * math.sqrt(2))
             magnitude = residual.float().abs()
             mass = 0.5 * (torch.erfc((magnitude - 0.5) * inverse) - torch.erfc((magnitude + 0.5) * inverse))
@@ -77,7 +78,7 @@ class Laplace(NamedTuple):
 
     def bits(self, residual: Tensor) -> Tensor:
         """Bits of each residual, float32."""
-        with torch.autocast(residual.device.type, enabled=False):
+        with full_precision(residual):
             scale = self.scale.float().clamp(*SCALE_RANGE)
             magnitude = residual.float().abs()
             far = torch.exp(-(magnitude + 0.5) / scale)
@@ -116,7 +117,7 @@ class Factorised(NamedTuple):
 
     def bits(self, residual: Tensor) -> Tensor:
         """Bits of each value, float32."""
-        with torch.autocast(residual.device.type, enabled=False):
+        with full_precision(residual):
             value = residual.float()
             return bits_of(self.prior.cdf(value + 0.5) - self.prior.cdf(value - 0.5))
 
