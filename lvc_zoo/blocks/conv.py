@@ -1,18 +1,22 @@
 """Convolution blocks of the DCVC family: depth-wise, residual, sub-pixel and UNet.
 
-Two rules make the results of these blocks the same for every thread count (see README, "Numbers that must agree"):
-every spatial convolution runs on channels_last memory, and every 1x1 convolution is a linear map over channels.
+A decoder must repeat the encoder's arithmetic to the last bit, whatever its thread count. Three rules make that so on
+the CPU (tests/blocks/test_determinism.py measures it): spatial convolutions run on channels_last memory, 1x1
+convolutions are linear maps over channels, and neither runs on fewer than `FEWEST_POSITIONS` positions.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+FEWEST_POSITIONS = 32
+"""MKL's matrix product splits otherwise, with other rounding, for 5 to 11 rows (measured with torch 2.14, 1 to 8 threads)."""
+
 
 class Conv2d(nn.Conv2d):
-    """2D convolution with zero padding `kernel_size // 2`, always run on channels_last memory.
+    """2D convolution with zero padding `kernel_size // 2`, the same for every thread count.
 
-    Maps `(B, in_channels, H, W)` to `(B, out_channels, ceil(H / stride), ceil(W / stride))`.
+    Maps `(B, in_channels, H, W)` to `(B, out_channels, ceil(H / stride), ceil(W / stride))`, channels_last.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 3, stride: int = 1, groups: int = 1):
@@ -20,13 +24,36 @@ class Conv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve `x (B, C, H, W)`."""
-        return super().forward(x.contiguous(memory_format=torch.channels_last))
+        stride = self.stride[0]
+        height, width = -(-x.shape[-2] // stride), -(-x.shape[-1] // stride)
+        if height * width < FEWEST_POSITIONS:
+            # zeros beyond the zero padding change no value that is kept
+            side = 8 * stride
+            x = F.pad(x, (0, max(side - x.shape[-1], 0), 0, max(side - x.shape[-2], 0)))
+        return super().forward(x.contiguous(memory_format=torch.channels_last))[..., :height, :width]
+
+
+def linear_over_channels(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Matrix product over the channels of `x (B, in, H, W)`, the same for every thread count.
+
+    Args:
+        x: best in channels_last memory, which is used without a copy.
+        weight: `(out, in)`.
+        bias: `(out,)`.
+
+    Returns:
+        `(B, out, H, W)`, channels_last.
+    """
+    batch, _, height, width = x.shape
+    rows = x.permute(0, 2, 3, 1).reshape(batch * height * width, -1)
+    if rows.shape[0] < FEWEST_POSITIONS:
+        rows = F.pad(rows, (0, 0, 0, FEWEST_POSITIONS - rows.shape[0]))
+    out = F.linear(rows, weight, bias)[: batch * height * width]
+    return out.view(batch, height, width, -1).permute(0, 3, 1, 2)
 
 
 class PointwiseConv(nn.Conv2d):
     """1x1 convolution computed as a linear map over channels; weights keep the shape `(out, in, 1, 1)`.
-
-    oneDNN's own 1x1 convolution gives other last bits for other thread counts; the matrix product does not.
 
     Args:
         in_channels: channels of the input.
@@ -40,10 +67,7 @@ class PointwiseConv(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         """Map `(B, in, H, W)` to `(B, out, ceil(H / stride), ceil(W / stride))`, channels_last."""
         step = self.stride[0]
-        x = x[:, :, ::step, ::step] if step > 1 else x
-        # (B, H, W, in): a view when x is channels_last
-        rows = x.permute(0, 2, 3, 1).contiguous()
-        return F.linear(rows, self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
+        return linear_over_channels(x[:, :, ::step, ::step], self.weight.flatten(1), self.bias)
 
 
 class SubpixelConv(nn.Sequential):

@@ -1,10 +1,10 @@
 """A learned linear block transform, the shortcut that lets a small codec be a sensible one from its first step."""
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from .conv import linear_over_channels
 from .precision import full_precision
 
 
@@ -30,15 +30,15 @@ class BlockTransform(nn.Module):
 
     def analysis(self, x: Tensor) -> Tensor:
         """Coefficients `(B, channels, H / size, W / size)` of `x (B, 3, H, W)`."""
-        blocks = rearrange(x, "b c (y i) (x j) -> b y x (c i j)", i=self.size, j=self.size)
+        blocks = rearrange(x, "b c (y i) (x j) -> b (c i j) y x", i=self.size, j=self.size)
         with full_precision(x):
-            return F.linear(blocks.float(), self.analysis_weight).permute(0, 3, 1, 2)
+            return linear_over_channels(blocks.float(), self.analysis_weight)
 
     def synthesis(self, y: Tensor) -> Tensor:
         """Picture `(B, 3, H, W)` of coefficients `y (B, channels, H / size, W / size)`."""
         with full_precision(y):
-            blocks = F.linear(y.float().permute(0, 2, 3, 1), self.synthesis_weight.t())
-        picture = rearrange(blocks, "b y x (c i j) -> b c (y i) (x j)", c=3, i=self.size, j=self.size)
+            blocks = linear_over_channels(y.float(), self.synthesis_weight.t())
+        picture = rearrange(blocks, "b (c i j) y x -> b c (y i) (x j)", c=3, i=self.size, j=self.size)
         return picture.contiguous(memory_format=torch.channels_last)
 
 

@@ -4,10 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import lightning as L
-from torch import Tensor
 from torch.utils.data import DataLoader
 
-from .datasets import RandomClips, decode_folder
+from .datasets import RandomClips, TrainingClip, decode_folder
 
 
 class ClipFolders(L.LightningDataModule):
@@ -58,8 +57,8 @@ class ClipFolders(L.LightningDataModule):
     def _cache_of(self, folder: str) -> Path:
         return Path(self.hparams["cache"]) / Path(folder).name
 
-    def train_dataloader(self) -> DataLoader[Tensor]:
-        """Batches `(B, T, 3, crop, crop)` in [0, 1], in the order of their index."""
+    def train_dataloader(self) -> DataLoader[TrainingClip]:
+        """Batches of clips, frames `(B, T, 3, crop, crop)`, in the order of their index."""
         p = self.hparams
         clips = RandomClips(
             self._arrays,
@@ -67,6 +66,7 @@ class ClipFolders(L.LightningDataModule):
             num_frames=p["num_frames"],
             crop=p["crop"],
             strides=tuple(p["strides"]),
+            batch_size=p["batch_size"],
             seed=p["seed"],
         )
         return DataLoader(clips, batch_size=p["batch_size"], num_workers=p["num_workers"])

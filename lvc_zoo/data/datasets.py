@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -51,15 +52,23 @@ def _decode(source: Path, cache: Path) -> Path:
     return target
 
 
-class RandomClips(Dataset[Tensor]):
-    """Random crops of consecutive frames; item i is a function of the seed and i, so a run resumes exactly.
+class TrainingClip(NamedTuple):
+    """Frames `(T, 3, H, W)` in [0, 1] and the temporal distance between two of them; batched, both gain a dimension."""
+
+    frames: Tensor
+    stride: Tensor
+
+
+class RandomClips(Dataset[TrainingClip]):
+    """Random crops of equally spaced frames; item i is a function of the seed and i, so a run resumes exactly.
 
     Args:
         arrays: `.npy` files, uint8 `(T, H, W, 3)`.
         length: number of items.
         num_frames: frames of an item.
         crop: side of the square crop in pixels.
-        strides: temporal distances between neighbouring frames, drawn with equal chance.
+        strides: temporal distances between neighbouring frames, drawn with equal chance, one a batch.
+        batch_size: items that share a stride.
         seed: of the run.
     """
 
@@ -71,27 +80,28 @@ class RandomClips(Dataset[Tensor]):
         num_frames: int,
         crop: int,
         strides: tuple[int, ...] = (1,),
+        batch_size: int = 1,
         seed: int = 0,
     ):
+        span = (num_frames - 1) * max(strides) + 1
         self._clips = [np.load(path, mmap_mode="r") for path in arrays]
-        self._clips = [clip for clip in self._clips if clip.shape[0] >= num_frames and min(clip.shape[1:3]) >= crop]
+        self._clips = [clip for clip in self._clips if clip.shape[0] >= span and min(clip.shape[1:3]) >= crop]
         if not self._clips:
             raise ValueError(
-                f"none of {len(arrays)} clips has {num_frames} frames of at least {crop}x{crop}; shorten num_frames or crop"
+                f"none of {len(arrays)} clips has {span} frames of at least {crop}x{crop}; lower num_frames, strides or crop"
             )
-        self.length, self.num_frames, self.crop, self.strides, self.seed = length, num_frames, crop, strides, seed
+        self.length, self.num_frames, self.crop, self.seed = length, num_frames, crop, seed
+        self.strides, self.batch_size = strides, batch_size
 
     def __len__(self) -> int:
         """Number of items."""
         return self.length
 
-    def __getitem__(self, index: int) -> Tensor:
-        """Clip `(T, 3, crop, crop)` in [0, 1]."""
-        key = hashlib.sha256(f"{self.seed}/{index}".encode()).digest()
-        random = np.random.default_rng(int.from_bytes(key[:8], "little"))
+    def __getitem__(self, index: int) -> TrainingClip:
+        """One random clip."""
+        stride = int(self._random("stride", index // self.batch_size).choice(self.strides))
+        random = self._random("clip", index)
         clip = self._clips[random.integers(len(self._clips))]
-        possible = [s for s in self.strides if (self.num_frames - 1) * s < clip.shape[0]] or [1]
-        stride = possible[random.integers(len(possible))]
         span = (self.num_frames - 1) * stride + 1
         start = random.integers(clip.shape[0] - span + 1)
         top, left = (random.integers(side - self.crop + 1) for side in clip.shape[1:3])
@@ -100,4 +110,9 @@ class RandomClips(Dataset[Tensor]):
             part = part[:, :, ::-1]
         if random.random() < 0.5:
             part = part[::-1]
-        return torch.from_numpy(np.ascontiguousarray(part)).permute(0, 3, 1, 2).float() / 255
+        frames = torch.from_numpy(np.ascontiguousarray(part)).permute(0, 3, 1, 2).float() / 255
+        return TrainingClip(frames, torch.tensor(stride))
+
+    def _random(self, what: str, index: int) -> np.random.Generator:
+        key = hashlib.sha256(f"{self.seed}/{what}/{index}".encode()).digest()
+        return np.random.default_rng(int.from_bytes(key[:8], "little"))

@@ -84,8 +84,8 @@ class _Checksum:
         self.value = binascii.crc_hqx(symbols.astype("<i4").tobytes(), self.value)
 
 
-Log = Callable[[str, "rans.IntArray", "rans.IntArray"], None]
-"""Called with a latent's name, table indices and symbols, for tests and analysis."""
+Log = Callable[[str, "rans.IntArray", "rans.IntArray", Tensor], None]
+"""Called with a latent's name, table indices, symbols and decoded value, for tests and analysis."""
 
 
 class SymbolWriter:
@@ -124,9 +124,10 @@ class SymbolWriter:
         block = rans.Block(distribution.tables, rans.as_array(index), rans.as_array(symbols))
         self._blocks.append(block)
         self._checksum.add(block.index, block.symbols)
+        y_hat = symbols.float() + distribution.mean
         if self.log:
-            self.log(name, block.index, block.symbols)
-        return rounded + distribution.mean
+            self.log(name, block.index, block.symbols, y_hat)
+        return y_hat
 
     def finish(self) -> tuple[bytes, int]:
         """The frame's payload, and the CRC-16 of its table indices and symbols."""
@@ -159,10 +160,11 @@ class SymbolReader:
         except BitstreamError as error:
             raise DesyncError(f"latent {name} does not decode ({error}): {DESYNC_HINT}") from error
         self._checksum.add(index, symbols)
-        if self.log:
-            self.log(name, index, symbols)
         device = distribution.tables.counts.device
-        return torch.from_numpy(symbols).to(device).reshape(distribution.shape).float() + distribution.mean
+        y_hat = torch.from_numpy(symbols).to(device).reshape(distribution.shape).float() + distribution.mean
+        if self.log:
+            self.log(name, index, symbols, y_hat)
+        return y_hat
 
     def finish(self) -> None:
         """Check that the reader saw what the writer wrote.

@@ -23,7 +23,7 @@ def measure_blocks(trainer: L.Trainer, picture_of: Callable[[Tensor], Tensor], s
     loader = trainer.datamodule.train_dataloader()  # type: ignore[attr-defined]
     blocks = []
     for _, clip in zip(range(batches), loader, strict=False):
-        pictures = picture_of(clip)
+        pictures = picture_of(clip.frames)
         blocks.append(rearrange(pictures, "n c (y i) (x j) -> (n y x) (c i j)", i=size, j=size))
     return torch.cat(blocks)
 

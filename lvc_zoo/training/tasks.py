@@ -1,15 +1,20 @@
 """LightningModules: a codec, its loss, and the loop that evaluation uses too."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import lightning as L
 import torch
 from torch import Tensor, nn
 
+from ..blocks.motion import warp
+from ..codec.observe import observe
+from ..codec.picture import CodedFrame
 from ..codec.sequence import code_sequence
 from ..codec.video import VideoCodec, bits_by_part
 from ..entropy.coder import Noise, RateEstimator
+from ..data.datasets import TrainingClip
 from ..gop import FramePlan, FrameType, GopStructure, LowDelay, RandomAccess
 from ..models import create_model
 from .starting_point import measure_blocks, start_transform
@@ -75,8 +80,9 @@ class VideoCompressionTask(L.LightningModule):
         assert isinstance(network, nn.Module)
         return network
 
-    def training_step(self, clip: Tensor, batch_index: int) -> Tensor:
-        """Loss of a batch `(B, T, 3, H, W)`; logs rate and quality."""
+    def training_step(self, batch: TrainingClip, batch_index: int) -> Tensor:
+        """Loss of a batch, frames `(B, T, 3, H, W)`; logs rate and quality."""
+        clip = batch.frames
         anchors = len(self.codec.lambdas)
         if clip.shape[0] % anchors:
             raise ValueError(f"a batch of {clip.shape[0]} cannot hold {anchors} anchors equally often; use a multiple")
@@ -86,9 +92,12 @@ class VideoCompressionTask(L.LightningModule):
         first_sample = self.global_rank * clip.shape[0]
 
         losses, rates, errors = [], [], []
-        for plan, bpp, distortion in self._frames(clip, rate.float(), first_sample):
-            weight = self.layer_weights[min(plan.layer, len(self.layer_weights)) - 1] if plan.layer else 1.0
-            losses.append(balance * (bpp + weight * lambdas * distortion))
+        pixels = clip.shape[-2] * clip.shape[-1]
+        for frame in self._frames(clip, int(batch.stride[0]), rate.float(), first_sample):
+            bpp = torch.stack(list(bits_by_part(frame).values())).sum(dim=0) / pixels
+            distortion = squared_error(frame.x_hat_raw, clip[:, frame.plan.poc])
+            weight = self.layer_weights[min(frame.plan.layer, len(self.layer_weights)) - 1] if frame.plan.layer else 1.0
+            losses.append(balance * (bpp + weight * lambdas * (distortion + self.auxiliary_error(frame, clip))))
             rates.append(bpp.detach())
             errors.append(distortion.detach())
         loss = torch.stack(losses).mean()
@@ -99,19 +108,23 @@ class VideoCompressionTask(L.LightningModule):
             self.log(f"train/psnr_db_{anchor}", psnr_db[:, rate == anchor].mean())
         return loss
 
-    def _frames(self, clip: Tensor, rate: Tensor, first_sample: int) -> Iterator[tuple[FramePlan, Tensor, Tensor]]:
-        """Plan, bits per pixel `(B,)` and distortion `(B,)` of each trained frame."""
+    def _frames(self, clip: Tensor, stride: int, rate: Tensor, first_sample: int) -> Iterator[CodedFrame]:
+        """The trained frames."""
 
         def coder_for(plan: FramePlan) -> RateEstimator:
             return RateEstimator(Noise(self.seed, self.global_step, first_sample, plan.poc))
 
-        pixels = clip.shape[-2] * clip.shape[-1]
-        plans = self.structure(clip.shape[1]).plans(clip.shape[1])
-        for frame in code_sequence(self.codec, ClipSource(clip), plans, coder_for, rate):
+        for frame in code_sequence(self.codec, ClipSource(clip), self.plans(clip.shape[1], stride), coder_for, rate):
             if frame.plan.frame_type is self.trained:
-                bpp = torch.stack(list(bits_by_part(frame).values())).sum(dim=0) / pixels
-                error = (frame.x_hat_raw - clip[:, frame.plan.poc]).square()
-                yield frame.plan, bpp, error.sum(dim=1).mean(dim=(1, 2))
+                yield frame
+
+    def plans(self, num_frames: int, stride: int) -> list[FramePlan]:
+        """Plans of a training clip whose frames lie `stride` apart."""
+        return self.structure(num_frames).plans(num_frames)
+
+    def auxiliary_error(self, frame: CodedFrame, clip: Tensor) -> Tensor | float:
+        """A squared error that is added to the distortion, `(B,)`."""
+        return 0.0
 
     def configure_optimizers(self) -> dict[str, Any]:
         """AdamW with a warm-up and a cosine to a hundredth of the peak."""
@@ -130,6 +143,11 @@ class VideoCompressionTask(L.LightningModule):
             milestones=[warmup],
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def squared_error(x_hat: Tensor, x: Tensor) -> Tensor:
+    """D: squared error summed over colours, averaged over pixels, `(B,)` of `(B, 3, H, W)`."""
+    return (x_hat.float() - x).square().sum(dim=1).mean(dim=(1, 2))
 
 
 def load_codec(variant: str, weights: str | None) -> VideoCodec:
@@ -181,6 +199,8 @@ class BiECVCTask(VideoCompressionTask):
         warmup_steps: linear rise.
         weight_decay: of AdamW.
         layer_weights: w_k of the paper for layers 1 to 5.
+        warp_weight: of the error of warped references, by estimated and by decoded flows, added to D. It teaches
+            motion from nothing; the last stages set it to 0.
         seed: of the noise.
     """
 
@@ -193,6 +213,7 @@ class BiECVCTask(VideoCompressionTask):
         warmup_steps: int = 200,
         weight_decay: float = 0.0,
         layer_weights: tuple[float, ...] = (1.4, 1.4, 0.7, 0.5, 0.5),
+        warp_weight: float = 0.0,
         seed: int = 0,
     ):
         codec = load_codec(variant, weights)
@@ -217,3 +238,29 @@ class BiECVCTask(VideoCompressionTask):
                     self.trainer, lambda clip: (clip[:, 1:-1] - (clip[:, :-2] + clip[:, 2:]) / 2).flatten(0, 1)
                 ),
             )
+
+    def training_step(self, batch: TrainingClip, batch_index: int) -> Tensor:
+        """As the base class, keeping the estimated flows in reach."""
+        with observe(self.network, "motion.estimator") as seen:
+            self._estimated = seen["motion.estimator"]
+            return super().training_step(batch, batch_index)
+
+    def plans(self, num_frames: int, stride: int) -> list[FramePlan]:
+        """CHOICE: layers as in a GOP of 32, where neighbours are layer 5, so that a short clip trains deep layers too."""
+        shift = max(5 - (stride * (num_frames - 1)).bit_length() + 1, 0)
+        return [
+            replace(plan, layer=plan.layer + shift) if plan.layer else plan for plan in super().plans(num_frames, stride)
+        ]
+
+    def auxiliary_error(self, frame: CodedFrame, clip: Tensor) -> Tensor | float:
+        """Error of the warped references, the mean over both sides and both kinds of flow."""
+        weight = self.hparams["warp_weight"]
+        if not weight:
+            return 0.0
+        x = clip[:, frame.plan.poc]
+        errors = []
+        for flows in (self._estimated[-2:], frame.motion):
+            for poc, flow in zip(frame.plan.references[:2], flows, strict=True):
+                assert poc is not None
+                errors.append(squared_error(warp(clip[:, poc], flow.float()), x))
+        return weight * torch.stack(errors).mean(dim=0)
