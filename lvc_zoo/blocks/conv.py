@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 FEWEST_POSITIONS = 32
-"""MKL's matrix product splits otherwise, with other rounding, for 5 to 11 rows (measured with torch 2.14, 1 to 8 threads)."""
+"""MKL's matrix product rounds otherwise with other thread counts for 5 to 11 rows (measured with torch 2.14)."""
 
 
 class Conv2d(nn.Conv2d):
@@ -85,7 +85,10 @@ class SubpixelConv(nn.Sequential):
 
 
 class DepthConv(nn.Module):
-    """1x1, LeakyReLU, depth-wise 3x3, 1x1, plus a skip (1x1 where the width changes): `(B, in, H, W)` to `(B, out, H, W)`."""
+    """1x1, LeakyReLU, depth-wise 3x3, 1x1, plus a skip (1x1 where the width changes).
+
+    Maps `(B, in, H, W)` to `(B, out, H, W)`.
+    """
 
     def __init__(self, in_channels: int, out_channels: int):
         super().__init__()
@@ -100,7 +103,7 @@ class DepthConv(nn.Module):
 
 
 class ConvFFN(nn.Module):
-    """Channel feed-forward of DCVC-DC's video blocks: 1x1 to `max(min(4C, 1024), 2C)` and back, with an identity skip."""
+    """Channel feed-forward of DCVC-DC's video blocks: 1x1 to `max(min(4C, 1024), 2C)` and back, identity skip."""
 
     def __init__(self, channels: int):
         super().__init__()

@@ -80,9 +80,7 @@ class MotionEncoder(nn.Module):
         super().__init__()
         self.down1 = nn.Sequential(ResidualDown(in_channels, channels), DepthConvBlock(channels, channels))
         self.down2 = ResidualDown(channels, channels)
-        self.condition = nn.ModuleList(
-            DepthConvBlock((1 + n) * channels, channels) for n in range(references + 1)
-        )
+        self.condition = nn.ModuleList(DepthConvBlock((1 + n) * channels, channels) for n in range(references + 1))
         self.down3 = nn.Sequential(
             ResidualDown(channels, channels), DepthConvBlock(channels, channels), Conv2d(channels, channels, stride=2)
         )
@@ -221,9 +219,8 @@ class QuietHead(PointwiseConv):
     def __init__(self, in_channels: int, out_channels: int, ones: int = 0):
         super().__init__(in_channels, out_channels)
         nn.init.normal_(self.weight, std=0.1 / in_channels**0.5)
-        nn.init.zeros_(self.bias)
         with torch.no_grad():
-            self.bias[:ones] = 1.0
+            self.get_parameter("bias").zero_()[:ones] = 1.0
 
 
 def initialise_unit_gain(module: nn.Module) -> None:
@@ -238,7 +235,7 @@ def initialise_unit_gain(module: nn.Module) -> None:
             child = nn.ModuleList([child.spatial.skip])
         if isinstance(child, nn.Conv2d):
             nn.init.normal_(child.weight, std=child.weight[0].numel() ** -0.5)
-            nn.init.zeros_(child.bias)
+            nn.init.zeros_(child.get_parameter("bias"))
         else:
             initialise_unit_gain(child)
 

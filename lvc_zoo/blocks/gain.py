@@ -39,7 +39,9 @@ class RateGain(nn.Module):
         anchors = self.scale.shape[0]
         log_scale = self.scale.clamp(min=1e-6).log()
         if self.rule == "geometric":
-            log_scale = torch.lerp(log_scale[:1], log_scale[-1:], torch.linspace(0, 1, anchors).to(rate).view(-1, 1, 1, 1))
+            log_scale = torch.lerp(
+                log_scale[:1], log_scale[-1:], torch.linspace(0, 1, anchors).to(rate).view(-1, 1, 1, 1)
+            )
         rate = rate.clamp(0, anchors - 1)
         below = rate.floor().clamp(max=max(anchors - 2, 0)).long()
         above = (below + 1).clamp(max=anchors - 1)

@@ -2,7 +2,7 @@
 
     header   magic, version, numeric mode, size, frame rate, colour, structure, model, digests, stream id, CRC-32
     unit     marker with flags, number of frames (0 = until the next unit), CRC-16; then its packets
-    packet   type and q in one byte, length (1 to 3 bytes), CRC-16 of the payload, CRC-16 of the decoder's symbols, payload
+    packet   type and q in one byte, length (1 to 3 bytes), CRC-16 of the payload, CRC-16 of the symbols, payload
     trailer  marker, per unit its frames, bytes and where its opening I frame stands, length, CRC-32
 
 A packet's CRC starts from the stream id (CRC-32 of the first payload) and the frame's POC, so that a packet from

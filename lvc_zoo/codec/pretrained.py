@@ -27,7 +27,7 @@ class Pretrained:
     config: Any
     variant: str = "custom"
     origin: str = ""
-    metadata: Mapping[str, Any] = {}  # noqa: RUF012 - replaced, never changed
+    metadata: Mapping[str, Any] = {}
 
     @classmethod
     def from_pretrained(

@@ -1,4 +1,4 @@
-"""`VideoCodec`: intra network + inter network + structure, the object that users load, call, compress and decompress with."""
+"""`VideoCodec`: intra and inter network and a structure; users load it, call it, compress and decompress with it."""
 
 import io
 import os
@@ -203,8 +203,7 @@ class VideoCodec(Pretrained, nn.Module):
                 f"{type(self).__name__} codes {known} frames, not {frame_type.name}; "
                 f"use a structure like {self.default_structure}"
             )
-        network = self.intra if frame_type is FrameType.I else self.inter
-        return network  # type: ignore[return-value]
+        return self.intra if frame_type is FrameType.I else self.inter  # type: ignore[return-value]
 
     @property
     def device(self) -> torch.device:
@@ -260,9 +259,7 @@ class VideoCodec(Pretrained, nn.Module):
         stacked = {part: torch.stack(values, dim=1) for part, values in bits.items()}
         total = torch.stack(list(stacked.values())).sum(dim=(0, 2))
         decoded = torch.stack(x_hat, dim=1)
-        return CodecOutput(
-            decoded if frames.dim() == 5 else decoded[0], stacked, total / (num_frames * height * width)
-        )
+        return CodecOutput(decoded if frames.dim() == 5 else decoded[0], stacked, total / (num_frames * height * width))
 
     @staticmethod
     def _check_clip(frames: Tensor) -> Tensor:
@@ -271,10 +268,14 @@ class VideoCodec(Pretrained, nn.Module):
                 f"frames have shape {tuple(frames.shape)}, expected (T, 3, H, W) or (B, T, 3, H, W), none of them 0"
             )
         if not frames.is_floating_point():
-            raise ValueError(f"frames are {frames.dtype}, expected floating point in [0, 1]; divide 8-bit values by 255")
+            raise ValueError(
+                f"frames are {frames.dtype}, expected floating point in [0, 1]; divide 8-bit values by 255"
+            )
         low, high = (float(v) for v in frames.detach().aminmax())
         if not (low >= 0 and high <= 1):
-            raise ValueError(f"frames range over [{low:.4g}, {high:.4g}], expected [0, 1] (and no NaN); rescale or clamp")
+            raise ValueError(
+                f"frames range over [{low:.4g}, {high:.4g}], expected [0, 1] (and no NaN); rescale or clamp"
+            )
         return (frames if frames.dim() == 5 else frames[None]).float()
 
     # ---- bytes
@@ -539,8 +540,8 @@ class VideoCodec(Pretrained, nn.Module):
         kind = self.device.type
         if header.device != kind:
             warnings.warn(
-                f"the stream was made on {header.device}, decoding on {kind}: last bits may differ, and the first frame "
-                f"where they matter will be refused; decode on {header.device} to be safe",
+                f"the stream was made on {header.device}, decoding on {kind}: last bits may differ, and the first "
+                f"frame where they matter will be refused; decode on {header.device} to be safe",
                 stacklevel=2,
             )
 
@@ -571,7 +572,7 @@ def _next_in_mode(codec: VideoCodec, frames: Iterator[CodedFrame]) -> CodedFrame
 @contextmanager
 def _opened(source: str | os.PathLike[str] | BinaryIO) -> Iterator[BinaryIO]:
     if isinstance(source, (str, os.PathLike)):
-        with open(source, "rb") as file:
+        with Path(source).open("rb") as file:
             yield file
     else:
         yield source
@@ -582,8 +583,8 @@ def atomic_output(path: Path) -> Iterator[BinaryIO]:
     """A binary file that appears under `path` only when the body ends well."""
     partial = path.with_name(path.name + ".part")
     try:
-        with open(partial, "wb") as file:
+        with partial.open("wb") as file:
             yield file
-        os.replace(partial, path)
+        partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Training clips: decoded once into memory-mapped arrays, then cropped at random places that depend only on the index."""
+"""Training clips: decoded once into memory-mapped arrays, then cropped at places that depend only on the index."""
 
 import hashlib
 from collections.abc import Sequence
@@ -88,7 +88,8 @@ class RandomClips(Dataset[TrainingClip]):
         self._clips = [clip for clip in self._clips if clip.shape[0] >= span and min(clip.shape[1:3]) >= crop]
         if not self._clips:
             raise ValueError(
-                f"none of {len(arrays)} clips has {span} frames of at least {crop}x{crop}; lower num_frames, strides or crop"
+                f"none of {len(arrays)} clips has {span} frames of at least {crop}x{crop}; "
+                "lower num_frames, strides or crop"
             )
         self.length, self.num_frames, self.crop, self.seed = length, num_frames, crop, seed
         self.strides, self.batch_size = strides, batch_size

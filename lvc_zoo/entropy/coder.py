@@ -21,7 +21,7 @@ class LatentCoder(Protocol):
 
 
 class Noise(NamedTuple):
-    """Names the uniform noise of a training step, so that it is a function of the place and never of a generator's state.
+    """Names the uniform noise of a training step: a function of the place, never of a generator's state.
 
     Attributes:
         seed: of the run.

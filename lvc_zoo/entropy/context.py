@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ..blocks.transform import soft_limit
 from .coder import LatentCoder
-from .distributions import FAMILIES, FactorisedPrior
+from .distributions import FAMILIES, Distribution, FactorisedPrior
 from .tables import ScaleTables
 
 # Channel group g of step s is coded at the pixel phase PHASES[s][g] of each 2x2 cell, phases in row-major order.
@@ -54,7 +54,9 @@ class QuadtreeContext(nn.Module):
         low, high = SCALE_LEVELS[family]
         self.tables = ScaleTables(family, NUM_SCALE_LEVELS, low, high)
 
-    def code(self, y: Tensor | None, prior: Tensor, coder: LatentCoder, name: str, unit: Tensor | None = None) -> Tensor:
+    def code(
+        self, y: Tensor | None, prior: Tensor, coder: LatentCoder, name: str, unit: Tensor | None = None
+    ) -> Tensor:
         """Decoded latent.
 
         Args:
@@ -82,7 +84,7 @@ class QuadtreeContext(nn.Module):
                 scale = scale.clamp(-8, 8).exp()
             if unit is not None:
                 scale, mean = scale * unit, mean * unit
-            distribution = self.family(pack(mean, masks[i]), pack(scale, masks[i]), self.tables)
+            distribution: Distribution = self.family(pack(mean, masks[i]), pack(scale, masks[i]), self.tables)
             packed = coder.code(None if y is None else pack(y, masks[i]), distribution, name=f"{name}/{i}")
             y_hat = y_hat + unpack(packed, masks[i])
         return y_hat * step
@@ -108,6 +110,8 @@ def unpack(x: Tensor, mask: Tensor) -> Tensor:
     return spread.contiguous(memory_format=torch.channels_last)
 
 
-def code_hyper(z: Tensor | None, prior: FactorisedPrior, shape: tuple[int, ...], coder: LatentCoder, name: str) -> Tensor:
+def code_hyper(
+    z: Tensor | None, prior: FactorisedPrior, shape: tuple[int, ...], coder: LatentCoder, name: str
+) -> Tensor:
     """Decoded hyper latent of `shape (B, C, H, W)` under its factorised prior; `z` is None at the decoder."""
     return coder.code(z, prior.distribution(shape), name=name)

@@ -1,5 +1,6 @@
 """Distributions of quantised latents: continuous for the rate estimate, a table row for the coder."""
 
+import copy
 import hashlib
 import math
 from typing import NamedTuple, Protocol
@@ -130,6 +131,8 @@ class Factorised(NamedTuple):
 class _DensityLayer(nn.Module):
     """One monotone layer of the density: `v = u * softplus(h) + b`, then `v + tanh(v) * tanh(a)` unless last."""
 
+    a: nn.Parameter | None
+
     def __init__(self, channels: int, *, last: bool):
         super().__init__()
         self.h = nn.Parameter(torch.empty(1, channels, 1, 1).normal_(0, 0.01))
@@ -189,9 +192,9 @@ class FactorisedPrior(nn.Module):
         bound = self.tables.max_bound
         edges = torch.arange(-bound - 1, bound + 1, dtype=torch.float64, device=self.table_source.device) + 0.5
         value = edges.view(1, 1, 1, -1).expand(1, self.tables.counts.shape[0], 1, -1)
-        for layer in self.layers:
-            v = value * F.softplus(layer.h.double()) + layer.b.double()
-            value = v if layer.a is None else v + torch.tanh(v) * torch.tanh(layer.a.double())
+        exact = copy.deepcopy(self.layers).double()
+        for layer in exact:
+            value = layer(value)
         self.tables.fill(torch.sigmoid(value)[0, :, 0])
         self.table_source.copy_(self.parameter_digest())
 

@@ -1,1 +1,5 @@
 """Evaluation under stated test conditions."""
+
+from .external import ExternalCodec
+
+__all__ = ["ExternalCodec"]

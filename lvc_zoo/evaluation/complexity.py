@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..codec.picture import Picture
-from ..codec.sequence import code_sequence
+from ..codec.sequence import Stored, code_sequence
 from ..codec.video import VideoCodec
 from ..entropy.coder import RateEstimator
 from ..gop import FramePlan, FrameType, LowDelay, RandomAccess
@@ -43,7 +43,9 @@ class _Source:
         return torch.empty(1, 3, *self.size, device="meta")
 
 
-def measure_complexity(codec: VideoCodec, size: tuple[int, int] = (720, 1280), intra_period: int = 32) -> dict[str, Complexity]:
+def measure_complexity(
+    codec: VideoCodec, size: tuple[int, int] = (720, 1280), intra_period: int = 32
+) -> dict[str, Complexity]:
     """MACs and parameters of a codec's networks, encoder and decoder together with the shared part counted once.
 
     Counted are convolutions, 1x1 convolutions written as linear maps, and block transforms; not biases, activations,
@@ -58,7 +60,9 @@ def measure_complexity(codec: VideoCodec, size: tuple[int, int] = (720, 1280), i
         "intra" and, where there is one, "inter".
     """
     if any(side % codec.pad_multiple for side in size):
-        raise ValueError(f"size {size} is not a multiple of {codec.pad_multiple}; complexity is counted without padding")
+        raise ValueError(
+            f"size {size} is not a multiple of {codec.pad_multiple}; complexity is counted without padding"
+        )
     codec = codec.eval().to("meta")
     pixels = 1000.0 * size[0] * size[1]
     intra = _Counter(codec.intra)
@@ -75,24 +79,16 @@ def _measure_bidirectional(codec: VideoCodec, size: tuple[int, int], intra_perio
     counter = _Counter(codec.inter)
     # the second GOP alone: nothing in it refers further back than its opening I frame
     plans = [p for p in RandomAccess(intra_period).plans(2 * intra_period + 1) if p.poc >= intra_period]
-    types = {plan.poc: plan.frame_type for plan in plans}
     notes = {
         "cached": f"average over the {intra_period - 1} B frames of a GOP of {intra_period}, references computed once; "
         "the opening I frame's belongs to the GOP before",
         "uncached": "one B frame with four distinct B references, all recomputed as run",
         "uncached, read only": "the same without full-size keys and values of the secondaries, which nobody reads",
     }
-    distinct = next(
-        i for i, p in enumerate(plans) if len({r for r in p.references if types.get(r) is FrameType.B}) == 4
-    )
     with counter.running(), torch.no_grad():
-        _reference_intra(codec, size, plans[0])
-        opening = counter.snapshot()
-        cached = dict.fromkeys(opening, 0.0)
-        for macs in _frame_by_frame(codec, size, plans, counter, cache=True):
-            cached = {name: value + macs[name] for name, value in cached.items()}
-        cached = _difference(cached, opening)
-        uncached = list(_frame_by_frame(codec, size, plans[: distinct + 1], counter, cache=False))[-1]
+        frames = _FrameCosts(codec, size, counter)
+        cached = frames.of_gop(plans)
+        uncached = frames.of((FrameType.B,) * 4)
     columns = [
         ("cached", cached, 1 / (intra_period - 1) / pixels),
         ("uncached", uncached, 1 / pixels),
@@ -101,21 +97,62 @@ def _measure_bidirectional(codec: VideoCodec, size: tuple[int, int], intra_perio
     return counter.complexity(notes, columns)
 
 
-def _frame_by_frame(
-    codec: VideoCodec, size: tuple[int, int], plans: list[FramePlan], counter: "_Counter", cache: bool
-) -> Iterator[Macs]:
-    """MACs of each B frame, the references that it is the first to need included."""
-    before = counter.snapshot()
-    for frame in code_sequence(codec, _Source(size), plans, lambda _: RateEstimator(), _rate(), cache=cache):
-        now = counter.snapshot()
-        if frame.plan.frame_type is FrameType.B:
-            yield _difference(now, before)
-        before = now
+class _FrameCosts:
+    """MACs of B frames by the types of their references; pictures of a type have equal shapes, so a case runs once.
 
+    Args:
+        codec: on the meta device.
+        size: height and width.
+        counter: of its inter network, running.
+    """
 
-def _reference_intra(codec: VideoCodec, size: tuple[int, int], plan: FramePlan) -> None:
-    picture = Picture(torch.empty(1, 3, *size, device="meta"))
-    codec.network(FrameType.B).reference(picture, plan)
+    def __init__(self, codec: VideoCodec, size: tuple[int, int], counter: "_Counter"):
+        self.codec = codec
+        self.counter = counter
+        self._source = _Source(size)
+        self._pictures = {FrameType.I: Picture(self._source(0))}
+        self._known: dict[tuple[FrameType | None, ...], Macs] = {}
+        self.of((FrameType.I, FrameType.I, None, None))
+        self._references = {kind: self._reference(kind) for kind in self._pictures}
+
+    def of(self, references: tuple[FrameType | None, ...]) -> Macs:
+        """MACs of a B frame with references of these types by role, all distinct and none computed before."""
+        if references not in self._known:
+            pocs = tuple(None if kind is None else i + 1 for i, kind in enumerate(references))
+            dpb = {
+                poc: Stored(self._pictures[kind], FramePlan(poc, kind, layer=int(kind is FrameType.B)))
+                for poc, kind in zip(pocs, references, strict=True)
+                if poc is not None and kind is not None
+            }
+            plan = FramePlan(0, FrameType.B, pocs, layer=1)
+            before = self.counter.snapshot()
+            for _ in code_sequence(self.codec, self._source, [plan], lambda _: RateEstimator(), _rate(), dpb=dpb):
+                pass
+            self._pictures.setdefault(FrameType.B, dpb[0].picture)
+            self._known[references] = _difference(self.counter.snapshot(), before)
+        return self._known[references]
+
+    def of_gop(self, plans: list[FramePlan]) -> Macs:
+        """MACs of all B frames, the features of each reference counted once, those of the first frame not at all."""
+        types = {plan.poc: plan.frame_type for plan in plans}
+        seen, total = {plans[0].poc}, dict.fromkeys(self._references[FrameType.B], 0.0)
+        for plan in plans:
+            if plan.frame_type is not FrameType.B:
+                continue
+            macs = self.of(tuple(None if poc is None else types[poc] for poc in plan.references))
+            for poc in plan.references:
+                if poc in seen:
+                    macs = _difference(macs, self._references[types[poc]])
+                elif poc is not None:
+                    seen.add(poc)
+            total = {name: value + macs[name] for name, value in total.items()}
+        return total
+
+    def _reference(self, kind: FrameType) -> Macs:
+        before = self.counter.snapshot()
+        plan = FramePlan(0, kind, layer=int(kind is FrameType.B))
+        self.codec.network(FrameType.B).reference(self._pictures[kind], plan)
+        return _difference(self.counter.snapshot(), before)
 
 
 UNREAD = ("miner.key.0", "miner.value.0")

@@ -169,7 +169,7 @@ class MotionCodec(nn.Module):
             DepthConvBlock(3 * channels, 3 * channels),
             DepthConvBlock(3 * channels, 2 * channels),
         )
-        adaptors = [PointwiseConv(4 * channels, 3 * channels) for _ in range(3)]
+        adaptors: list[nn.Module] = [PointwiseConv(4 * channels, 3 * channels) for _ in range(3)]
         self.quadtree = QuadtreeContext(channels, adaptors, [network] * 3, "laplace")
         self.decoder = MotionDecoder(channels, 4)
 
@@ -199,7 +199,7 @@ class ContextMiner(nn.Module):
 
     def __init__(self, config: BiECVCConfig):
         super().__init__()
-        full, half, quarter = config.features
+        full = config.features[0]
         self.secondary = config.secondary
         # CHOICE with the shortcut: a B reference's adaptor sees its picture too, since the feature alone is a residual
         self.adaptor_intra = Conv2d(3, full)
@@ -246,9 +246,7 @@ class ContextMiner(nn.Module):
         return contexts
 
     @staticmethod
-    def _secondary(
-        secondary: BiECVCReference, primary: BiECVCReference, flow: Tensor, role: int
-    ) -> list[Tensor]:
+    def _secondary(secondary: BiECVCReference, primary: BiECVCReference, flow: Tensor, role: int) -> list[Tensor]:
         """Warped features of a secondary reference; the full size, which nobody reads, is not warped."""
         if secondary is not primary:
             flow = accumulate_flow(flow, primary.picture.motion[role])
@@ -257,7 +255,7 @@ class ContextMiner(nn.Module):
 
     def non_local(self, references: References, query: Tensor, level: int) -> list[Tensor]:
         """Non-local contexts for a query `(B, D_l, H_l, W_l)`, past to future (eq. 3 and 4)."""
-        chosen = references[:2]
+        chosen: tuple[BiECVCReference, ...] = references[:2]
         if self.secondary and level > 0:
             chosen = (references.past_secondary, *chosen, references.future_secondary)
         return [self.attention(query, r.summaries[level]) for r in chosen]
@@ -299,8 +297,9 @@ class Prediction(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
-        self.head = nn.Sequential(DepthConvBlock(2 * channels, channels), Conv2d(channels, 4))
-        quieten(self.head[-1])
+        last = Conv2d(channels, 4)
+        self.head = nn.Sequential(DepthConvBlock(2 * channels, channels), last)
+        quieten(last)
 
     def forward(self, past: Tensor, future: Tensor, local: list[Tensor]) -> Tensor:
         """Prediction `(B, 3, H, W)` from warped pictures `(B, 3, H, W)` and full-size local contexts."""
@@ -489,9 +488,7 @@ class BiECVC(VideoCodec):
 
     def __init__(self, config: BiECVCConfig | None = None):
         config = config or BiECVCConfig()
-        super().__init__(
-            config, lambdas=config.intra.lambdas, intra=DCVCIntra(config.intra), inter=BiECVCInter(config)
-        )
+        super().__init__(config, lambdas=config.intra.lambdas, intra=DCVCIntra(config.intra), inter=BiECVCInter(config))
 
 
 VARIANTS: dict[str, BiECVCConfig] = {

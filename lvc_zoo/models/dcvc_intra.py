@@ -1,7 +1,7 @@
-"""Intra codec of DCVC-DC: "Neural Video Compression with Diverse Contexts", arXiv 2302.14402 (also of DCVC-B and BiECVC).
+"""Intra codec of DCVC-DC (also of DCVC-B, BiECVC): "Neural Video Compression with Diverse Contexts", arXiv 2302.14402.
 
-Data flow: x -> analysis -> y -> hyper analysis -> z -> prior -> four-step quadtree -> y_hat -> synthesis -> refine -> x_hat.
-The tiny form adds a learned linear block transform around the networks, so that they only learn what is better than it.
+Data flow: x -> analysis -> y -> hyper analysis -> z -> prior -> four-step quadtree -> y_hat -> synthesis -> refine
+-> x_hat. The tiny form adds a learned linear block transform around the networks, so that they only learn what is better than it.
 """
 
 import re
@@ -170,7 +170,7 @@ class DCVCIntra(nn.Module):
         else:
             fusion = nn.Sequential(block(config.hyper, width), QuietHead(width, 3 * latent, ones=latent))
             network = nn.Sequential(block(width, width), block(width, width), QuietHead(width, 2 * latent))
-        adaptors = [PointwiseConv(4 * latent, width or 3 * latent) for _ in range(3)]
+        adaptors: list[nn.Module] = [PointwiseConv(4 * latent, width or 3 * latent) for _ in range(3)]
         quadtree = QuadtreeContext(latent, adaptors, [network] * 3, "gaussian", log_scale=config.shortcut)
         return fusion, quadtree
 

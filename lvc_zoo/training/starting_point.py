@@ -8,7 +8,9 @@ from einops import rearrange
 from torch import Tensor, nn
 
 
-def measure_blocks(trainer: L.Trainer, picture_of: Callable[[Tensor], Tensor], size: int = 16, batches: int = 40) -> Tensor:
+def measure_blocks(
+    trainer: L.Trainer, picture_of: Callable[[Tensor], Tensor], size: int = 16, batches: int = 40
+) -> Tensor:
     """Blocks of the first training batches.
 
     Args:

@@ -13,8 +13,8 @@ from ..codec.observe import observe
 from ..codec.picture import CodedFrame
 from ..codec.sequence import code_sequence
 from ..codec.video import VideoCodec, bits_by_part
-from ..entropy.coder import Noise, RateEstimator
 from ..data.datasets import TrainingClip
+from ..entropy.coder import Noise, RateEstimator
 from ..gop import FramePlan, FrameType, GopStructure, LowDelay, RandomAccess
 from ..models import create_model
 from .starting_point import measure_blocks, start_transform
@@ -126,7 +126,7 @@ class VideoCompressionTask(L.LightningModule):
         """A squared error that is added to the distortion, `(B,)`."""
         return 0.0
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> Any:
         """AdamW with a warm-up and a cosine to a hundredth of the peak."""
         parameters = [p for p in self.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(parameters, lr=self.learning_rate, weight_decay=self.weight_decay)
@@ -246,10 +246,11 @@ class BiECVCTask(VideoCompressionTask):
             return super().training_step(batch, batch_index)
 
     def plans(self, num_frames: int, stride: int) -> list[FramePlan]:
-        """CHOICE: layers as in a GOP of 32, where neighbours are layer 5, so that a short clip trains deep layers too."""
+        """CHOICE: layers as in a GOP of 32, where neighbours are layer 5: a short clip trains deep layers too."""
         shift = max(5 - (stride * (num_frames - 1)).bit_length() + 1, 0)
         return [
-            replace(plan, layer=plan.layer + shift) if plan.layer else plan for plan in super().plans(num_frames, stride)
+            replace(plan, layer=plan.layer + shift) if plan.layer else plan
+            for plan in super().plans(num_frames, stride)
         ]
 
     def auxiliary_error(self, frame: CodedFrame, clip: Tensor) -> Tensor | float:
