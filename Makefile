@@ -21,7 +21,7 @@ demo: $(INSTALLED)  ## encode and decode a real clip beside x264; CLIP=path take
 
 lint: $(INSTALLED)  ## ruff, import-linter and mypy
 	$(BIN)/ruff check .
-	$(BIN)/lint-imports --no-logo
+	$(BIN)/lint-imports
 	$(BIN)/mypy
 
 test: lint  ## lint, then the tests that take seconds
