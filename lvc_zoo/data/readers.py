@@ -32,6 +32,7 @@ OTHER_MATRIX_TAGS = {4: "FCC", 7: "SMPTE 240M", 8: "YCgCo", 9: "BT.2020", 10: "B
 FULL_RANGE_TAG = 2
 HDR_TAGS = {16: "PQ", 18: "HLG"}
 STDIN = "-"
+Planes = tuple[Tensor, Tensor, Tensor]
 
 
 def open_video(
@@ -210,6 +211,14 @@ class VideoReader:
 
     def __iter__(self) -> Iterator[Tensor]:
         """Frames `(3, H, W)`."""
+        for first, second, third in self.planes():
+            if self._target == "gbrp":
+                yield torch.stack((third, first, second)).float() / 255
+            else:
+                yield planes_to_rgb(first, second, third, self.color)
+
+    def planes(self) -> Iterator[Planes]:
+        """The stored code values of each frame: Y, Cb, Cr as `color` describes them, or G, B, R of an RGB file."""
         decoded: Iterator[av.VideoFrame] = self._decode(self.frame_rate)
         if str(self._path) == STDIN:
             if self._piped is None:
@@ -222,7 +231,7 @@ class VideoReader:
                     f"{self._path}, frame {self._start + taken - 1}: size {frame.width}x{frame.height}, expected "
                     f"{self.width}x{self.height} as before; split the video where the size changes"
                 )
-            yield self._rgb(frame)
+            yield self._planes(frame)
             if taken == self._frames:
                 return
         if not taken:
@@ -233,16 +242,14 @@ class VideoReader:
                 stacklevel=2,
             )
 
-    def _rgb(self, frame: av.VideoFrame) -> Tensor:
+    def _planes(self, frame: av.VideoFrame) -> Planes:
         if frame.format.name not in (self._target, self._target.replace("yuv", "yuvj")):
             # one range on both sides: samples are put in other places, never rescaled
             frame = frame.reformat(
                 format=self._target, src_color_range=frame.color_range, dst_color_range=frame.color_range
             )
         first, second, third = (_plane(plane, self.color.bit_depth) for plane in frame.planes[:3])
-        if self._target == "gbrp":
-            return torch.stack((third, first, second)).float() / 255
-        return planes_to_rgb(first, second, third, self.color)
+        return first, second, third
 
 
 def _plane(plane: av.video.plane.VideoPlane, bit_depth: int) -> Tensor:
@@ -297,6 +304,10 @@ class RawReader:
 
     def __iter__(self) -> Iterator[Tensor]:
         """Frames `(3, H, W)`."""
+        return (planes_to_rgb(y, u, v, self.color) for y, u, v in self.planes())
+
+    def planes(self) -> Iterator[Planes]:
+        """The stored code values of each frame: Y, Cb, Cr as `color` describes them."""
         dtype = torch.uint8 if self.color.bit_depth == 8 else torch.int16
         with self._path.open("rb") as file:
             file.seek(self._start * self._frame_bytes)
@@ -304,7 +315,7 @@ class RawReader:
                 codes = torch.frombuffer(bytearray(file.read(self._frame_bytes)), dtype=dtype)
                 parts = codes.split([h * w for h, w in self._sizes])
                 y, u, v = (part.view(size) for part, size in zip(parts, self._sizes, strict=True))
-                yield planes_to_rgb(y, u, v, self.color)
+                yield y, u, v
 
 
 class PngReader:

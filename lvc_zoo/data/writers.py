@@ -10,6 +10,7 @@ from pathlib import Path
 
 import av
 import torch
+from av.video.codeccontext import VideoCodecContext
 from torch import Tensor
 
 from ..codec.video import atomic_output
@@ -155,13 +156,13 @@ def _player_sink(path: Path, form: VideoFormat) -> Iterator[Sink]:
         tag_color(stream.codec_context, spec)
 
         def write(frame: Tensor) -> None:
-            container.mux(stream.encode(video_frame(frame, spec)))
+            container.mux(stream.encode(video_frame(*rgb_to_planes(frame, spec), spec)))
 
         yield write
         container.mux(stream.encode(None))
 
 
-def tag_color(context: av.VideoCodecContext, spec: ColorSpec) -> None:
+def tag_color(context: VideoCodecContext, spec: ColorSpec) -> None:
     """Write matrix and range into an encoder's settings.
 
     Primaries and transfer stay unsaid: they were never known.
@@ -169,9 +170,8 @@ def tag_color(context: av.VideoCodecContext, spec: ColorSpec) -> None:
     context.colorspace, context.color_range = MATRIX_TAGS[spec.matrix], RANGE_TAGS[spec.full_range]
 
 
-def video_frame(frame: Tensor, spec: ColorSpec) -> av.VideoFrame:
-    """A frame `(3, H, W)` as FFmpeg's, 8 bit, tagged; even sides in 4:2:0, any in 4:4:4."""
-    y, u, v = rgb_to_planes(frame, spec)
+def video_frame(y: Tensor, u: Tensor, v: Tensor, spec: ColorSpec) -> av.VideoFrame:
+    """Planes of 8 bit as FFmpeg's frame, tagged; even sides in 4:2:0, any in 4:4:4."""
     height, width = y.shape
     codes = torch.cat((y.flatten(), u.flatten(), v.flatten()))
     codes = codes.view(3, height, width) if spec.chroma == "444" else codes.view(height * 3 // 2, width)

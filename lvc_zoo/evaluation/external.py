@@ -2,18 +2,20 @@
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
+from typing import cast
 
 import av
+from av.video.codeccontext import VideoCodecContext
 from torch import Tensor
 
 from ..codec.reader import FrameReader
 from ..codec.video import MAX_Q, EncodedVideo, FrameRecord, atomic_output
-from ..color import ColorSpec
-from ..data.readers import VideoReader
+from ..color import ColorSpec, rgb_to_planes
+from ..data.readers import Planes, RawReader, VideoReader
 from ..data.writers import tag_color, video_frame
 from ..errors import nearest_names
 from ..gop import GopStructure, RandomAccess
@@ -98,7 +100,7 @@ class ExternalCodec:
         encoder = self._encoder(reader, spec, structure or RandomAccess(), crf_of(q) if crf is None else crf)
         sizes: list[tuple[int, int]] = []
         with atomic_output(Path(path)) as file:
-            for packet in _packets(encoder, reader, spec):
+            for packet in _packets(encoder, _planes(reader, spec), spec):
                 data = bytes(packet) if sizes else _without_description(bytes(packet))
                 sizes.append((packet.pts or 0, file.write(data)))
             if not sizes:
@@ -112,15 +114,13 @@ class ExternalCodec:
         """Decoded frames `(3, H, W)`, RGB in [0, 1], in display order."""
         return iter(VideoReader(Path(path), container=ENCODERS[self.name][1]))
 
-    def _encoder(
-        self, reader: FrameReader, spec: ColorSpec, structure: GopStructure, crf: float
-    ) -> av.VideoCodecContext:
+    def _encoder(self, reader: FrameReader, spec: ColorSpec, structure: GopStructure, crf: float) -> VideoCodecContext:
         library, _ = ENCODERS[self.name]
         if library not in av.codecs_available:
             raise ValueError(
                 f"this build of PyAV has no {library}; install the wheel, `pip install --force-reinstall av`"
             )
-        encoder = av.VideoCodecContext.create(library, "w")
+        encoder = cast(VideoCodecContext, av.CodecContext.create(library, "w"))
         encoder.width, encoder.height, encoder.pix_fmt = reader.width, reader.height, "yuv420p"
         encoder.framerate = Fraction(reader.frame_rate)
         encoder.time_base = 1 / Fraction(reader.frame_rate)
@@ -142,10 +142,17 @@ class ExternalCodec:
             return [av.video.frame.PictureType(frame.pict_type).name for frame in container.decode(video=0)]
 
 
-def _packets(encoder: av.VideoCodecContext, reader: FrameReader, spec: ColorSpec) -> Iterator[av.Packet]:
+def _planes(reader: FrameReader, spec: ColorSpec) -> Iterator[Planes]:
+    """The source's own code values where they are what the encoder takes: resampled chroma would handicap it."""
+    if isinstance(reader, (VideoReader, RawReader)) and reader.color == spec:
+        return reader.planes()
+    return (rgb_to_planes(rgb, spec) for rgb in reader)
+
+
+def _packets(encoder: VideoCodecContext, source: Iterable[Planes], spec: ColorSpec) -> Iterator[av.Packet]:
     """The encoder's packets, their `pts` the display index."""
-    for index, rgb in enumerate(reader):
-        frame = video_frame(rgb, spec)
+    for index, planes in enumerate(source):
+        frame = video_frame(*planes, spec)
         frame.pts, frame.time_base = index, encoder.time_base
         yield from encoder.encode(frame)
     yield from encoder.encode(None)
