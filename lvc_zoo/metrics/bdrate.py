@@ -86,7 +86,7 @@ def bd_rate(
         -50.0
     """
     if method not in ("pchip", "akima"):
-        raise ValueError(f"BD-rate method is '{method}'; expected 'pchip' or 'akima'")
+        raise ValueError(f"BD-rate method is '{method}'; expected 'pchip' or 'akima'; name one of these")
     rate_anchor, psnr_anchor = zip(*anchor.points, strict=True)
     rate_test, psnr_test = zip(*test.points, strict=True)
     shared = min(psnr_anchor[-1], psnr_test[-1]) - max(psnr_anchor[0], psnr_test[0])

@@ -207,10 +207,11 @@ class PSNR(_FrameMean):
 class PSNRYUV(_FrameMean):
     """Mean over frames of each frame's plane and composite PSNRs, from RGB through a named matrix.
 
-    The planes are 4:4:4. For the PSNR in a 4:2:0 source's own planes, average `yuv_psnr_db` over them.
+    The planes are 4:4:4 codes as fractions of the largest one, which is the peak, in limited range too. For the PSNR in
+    a 4:2:0 source's own planes, average `yuv_psnr_db` over them.
 
     Args:
-        spec: matrix and range that turn RGB into YCbCr.
+        spec: matrix, range and bit depth that turn RGB into YCbCr.
         **kwargs: settings of `torchmetrics.Metric`.
     """
 

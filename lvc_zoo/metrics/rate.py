@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
+
+from ..errors import nearest_names
 
 
 class BitsPerPixel(Metric):
@@ -55,8 +56,7 @@ class BitsPerPixel(Metric):
         """
         for name in bits:
             if name not in self.parts:
-                nearest = difflib.get_close_matches(name, self.parts, n=1, cutoff=0.0)[0]
-                raise ValueError(f"unknown part '{name}' of the bits; nearest '{nearest}' of {', '.join(self.parts)}")
+                raise ValueError(f"part '{name}' of the bits is unknown" + nearest_names(name, self.parts))
         pixels = torch.as_tensor(num_pixels, device=self.num_pixels.device).sum()
         if pixels <= 0:
             raise ValueError(f"num_pixels is {pixels.item()}; expected T * H * W of the frames, at least 1")

@@ -26,7 +26,7 @@ def test_bits_per_pixel_holds_no_graph():
 
 
 def test_bits_per_pixel_of_unknown_part_names_nearest():
-    with pytest.raises(ValueError, match="unknown part 'motions' of the bits; nearest 'motion'"):
+    with pytest.raises(ValueError, match="part 'motions' of the bits is unknown; the nearest is 'motion'"):
         BitsPerPixel().update({"motions": 1.0}, num_pixels=1)
 
 
