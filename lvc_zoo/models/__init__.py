@@ -1,17 +1,21 @@
 """The zoo: models by name."""
 
-from collections.abc import Mapping
-from difflib import get_close_matches
+import os
+from collections.abc import Callable, Mapping
 from fnmatch import fnmatch
+from pathlib import Path
 from typing import Any
 
+from .. import hub
+from ..codec.container import Header, StreamReader
 from ..codec.video import VideoCodec
 from ..config import with_overrides
+from ..errors import BitstreamError, nearest_names
 from . import biecvc, dcvc_intra
 from .biecvc import BiECVC
 from .dcvc_intra import DCVCDCIntra
 
-_CODECS: tuple[tuple[type[VideoCodec], Mapping[str, Any]], ...] = (
+_CODECS: tuple[tuple[Callable[[Any], VideoCodec], Mapping[str, Any]], ...] = (
     (BiECVC, biecvc.VARIANTS),
     (DCVCDCIntra, dcvc_intra.VARIANTS),
 )
@@ -27,7 +31,7 @@ def list_models(pattern: str = "*") -> list[str]:
     return sorted(name for _, variants in _CODECS for name in variants if fnmatch(name, pattern))
 
 
-def codec_class(name: str) -> tuple[type[VideoCodec], Any]:
+def codec_class(name: str) -> tuple[Callable[[Any], VideoCodec], Any]:
     """Class and config of a variant.
 
     Raises:
@@ -36,8 +40,7 @@ def codec_class(name: str) -> tuple[type[VideoCodec], Any]:
     for codec, variants in _CODECS:
         if name in variants:
             return codec, variants[name]
-    near = get_close_matches(name, list_models(), n=3, cutoff=0.3)
-    raise ValueError(f"unknown model {name!r}; nearest: {', '.join(near) or 'none'}; list_models() has all")
+    raise ValueError(f"unknown model {name!r}{nearest_names(name, list_models())}; list_models() has all")
 
 
 def create_model(name: str, **overrides: object) -> VideoCodec:
@@ -57,4 +60,53 @@ def create_model(name: str, **overrides: object) -> VideoCodec:
     return model
 
 
-__all__ = ["BiECVC", "DCVCDCIntra", "codec_class", "create_model", "list_models"]
+def read_header(path: str | os.PathLike[str]) -> Header:
+    """Header of an `.lvc` file.
+
+    Raises:
+        BitstreamError: where the file is not one.
+    """
+    with Path(path).open("rb") as file:
+        return StreamReader(file).header
+
+
+def load_codec_for(
+    path: str | os.PathLike[str], model: str | os.PathLike[str] | None = None, *, local_files_only: bool = False
+) -> VideoCodec:
+    """The codec that decodes an `.lvc` file, in evaluation mode.
+
+    Args:
+        path: the file; its header names the model.
+        model: bundled name, folder or "owner/repo[@revision]" of the weights. None takes the bundled ones of the
+            header's name and, where these are others, the Hub repository that the header names.
+        local_files_only: take Hub weights from the cache, without any request.
+
+    Raises:
+        BitstreamError: for a file that is not a stream, or whose weights cannot be found without `model`.
+        DesyncError: where the weights found are not those of the stream; the message names both digests.
+        WeightsError: for weights that cannot be loaded.
+    """
+    header = read_header(path)
+    if model is not None:
+        return _checked(VideoCodec.from_pretrained(model, local_files_only=local_files_only), header)
+    if header.model in hub.bundled_names():
+        bundled = VideoCodec.from_pretrained(header.model)
+        if not header.origin or bundled.weights_digest() == header.weights_digest:
+            return _checked(bundled, header)
+    if not header.origin:
+        raise BitstreamError(
+            f"{path} was made by {header.model!r} with weights {header.weights_digest.hex()}, which are neither "
+            "bundled nor from the Hub; name their folder with --model (model= in Python)"
+        )
+    # the prefix keeps a stream from naming a folder of this machine
+    origin = VideoCodec.from_pretrained(f"hf-hub:{header.origin}", local_files_only=local_files_only)
+    return _checked(origin, header)
+
+
+def _checked(codec: VideoCodec, header: Header) -> VideoCodec:
+    if (codec.variant, codec.weights_digest()) != (header.model, header.weights_digest):
+        codec.check_header(header)
+    return codec
+
+
+__all__ = ["BiECVC", "DCVCDCIntra", "codec_class", "create_model", "list_models", "load_codec_for", "read_header"]

@@ -1,7 +1,8 @@
 """Intra codec of DCVC-DC (also of DCVC-B, BiECVC): "Neural Video Compression with Diverse Contexts", arXiv 2302.14402.
 
 Data flow: x -> analysis -> y -> hyper analysis -> z -> prior -> four-step quadtree -> y_hat -> synthesis -> refine
--> x_hat. The tiny form adds a learned linear block transform around the networks, so that they only learn what is better than it.
+-> x_hat. The tiny form adds a learned linear block transform around the networks, so that they only learn what is
+better than it.
 """
 
 import re
@@ -23,6 +24,7 @@ from ..codec.video import VideoCodec
 from ..entropy.coder import LatentCoder
 from ..entropy.context import QuadtreeContext, code_hyper
 from ..entropy.distributions import FactorisedPrior
+from ..errors import WeightsError
 from ..gop import FramePlan, FrameType, LowDelay
 
 LAMBDAS = (85.0, 170.0, 380.0, 840.0)
@@ -288,20 +290,26 @@ def convert_intra(checkpoint: Mapping[str, Tensor]) -> dict[str, Tensor]:
         checkpoint: official names to tensors.
 
     Returns:
-        Our names to the same tensors (no tables: `VideoCodec.load_converted` builds them).
+        Our names to the same tensors (no tables: `models.checkpoint.convert_checkpoint` has them built).
 
     Raises:
-        ValueError: for a name that the rules do not know.
+        WeightsError: for names that the rules do not know.
     """
-    converted = {}
+    converted, unknown = {}, []
     for name, tensor in checkpoint.items():
         for pattern, replacement in INTRA_NAMES:
             renamed, count = re.subn("^" + pattern, replacement, name)
             if count:
                 break
         else:
-            raise ValueError(f"checkpoint entry {name!r} is not a name of the DCVC-DC intra codec; wrong file?")
+            unknown.append(name)
+            continue
         for pattern, replacement in BLOCK_NAMES:
             renamed = re.sub(pattern, replacement, renamed)
         converted[renamed] = tensor
+    if unknown:
+        raise WeightsError(
+            f"{len(unknown)} of {len(checkpoint)} checkpoint entries are not names of the DCVC-DC intra codec: "
+            f"{', '.join(unknown[:8])}{', ...' if len(unknown) > 8 else ''}; wrong file or wrong variant?"
+        )
     return converted
