@@ -70,7 +70,17 @@ def flow_pyramid(flow: Tensor, levels: int) -> list[Tensor]:
 
     Returns:
         `levels` tensors, `(B, 2, H / 2**l, W / 2**l)`.
+
+    Raises:
+        ValueError: for an indivisible size.
     """
+    height, width = flow.shape[-2:]
+    coarsest = 1 << (levels - 1)
+    if height % coarsest or width % coarsest:
+        raise ValueError(
+            f"a flow of {height}x{width} has no {levels} levels, expected multiples of {coarsest}; "
+            "pad with blocks.padding.pad_to_multiple"
+        )
     pyramid = [flow]
     for _ in range(levels - 1):
         pyramid.append(F.interpolate(pyramid[-1], scale_factor=0.5, mode="bilinear", align_corners=False) / 2)

@@ -1,0 +1,112 @@
+import pytest
+import torch
+
+from lvc_zoo.blocks.motion import SpyNet, accumulate_flow, flow_pyramid, upsample_flow, warp
+from tests.gradients import assert_gradients_reach_all
+
+
+def gather_warp(x, flow):
+    """Position by position, float64."""
+    batch, _, height, width = x.shape
+    out = torch.empty_like(x, dtype=torch.float64)
+    for b in range(batch):
+        for i in range(height):
+            for j in range(width):
+                column = min(max(j + float(flow[b, 0, i, j]), 0), width - 1)
+                row = min(max(i + float(flow[b, 1, i, j]), 0), height - 1)
+                top, left = int(row), int(column)
+                down, right = row - top, column - left
+                bottom, far = min(top + 1, height - 1), min(left + 1, width - 1)
+                upper = x[b, :, top, left] * (1 - right) + x[b, :, top, far] * right
+                lower = x[b, :, bottom, left] * (1 - right) + x[b, :, bottom, far] * right
+                out[b, :, i, j] = upper * (1 - down) + lower * down
+    return out
+
+
+@pytest.mark.parametrize("size", [(6, 9), (1, 7), (5, 1), (1, 1)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_warp_equals_direct_gather(size, dtype):
+    torch.manual_seed(0)
+    x, flow = torch.rand(2, 3, *size).double(), torch.randn(2, 2, *size).double() * 3
+    out = warp(x.to(dtype), flow.to(dtype))
+    tolerance = 1e-12 if dtype == torch.float64 else 1e-5
+    torch.testing.assert_close(out.double(), gather_warp(x, flow), rtol=0, atol=tolerance)
+
+
+def test_warp_by_zero_flow_is_identity_to_a_millionth():
+    x = torch.rand(1, 3, 45, 80)
+    torch.testing.assert_close(warp(x, torch.zeros(1, 2, 45, 80)), x, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1e30])
+def test_warp_by_absurd_flow_returns(value):
+    out = warp(torch.rand(1, 1, 4, 4), torch.full((1, 2, 4, 4), value))
+    assert bool(out.isfinite().all())
+
+
+@pytest.mark.parametrize("shape", [(1, 2, 4, 5), (1, 1, 4, 4), (1, 4, 4, 4)])
+def test_warp_with_wrong_flow_shape_raises(shape):
+    with pytest.raises(ValueError, match=r"flow has shape .* expected \(B, 2, 4, 4\)"):
+        warp(torch.zeros(1, 3, 4, 4), torch.zeros(shape))
+
+
+@pytest.mark.parametrize("picture", ["noise, whole pixels", "plane, any flow"])
+def test_accumulated_flow_equals_warping_twice(picture):
+    """Where interpolation is exact (whole pixels, or a plane) both ways meet, apart from positions beyond the border."""
+    torch.manual_seed(0)
+    height, width, reach = 16, 20, 2
+    near, far = (torch.rand(2, 1, 2, height, width, dtype=torch.float64) * 2 - 1) * reach
+    if picture.startswith("noise"):
+        x, near, far = torch.rand(1, 3, height, width, dtype=torch.float64), near.round(), far.round()
+    else:
+        row = torch.arange(height, dtype=torch.float64)[:, None].expand(height, width)
+        column = torch.arange(width, dtype=torch.float64).expand(height, width)
+        x = torch.stack([0.3 * row - 0.2 * column, column])[None]
+    inside = (..., slice(2 * reach, -2 * reach), slice(2 * reach, -2 * reach))
+    twice = warp(warp(x, far), near)
+    at_once = warp(x, accumulate_flow(near, far))
+    torch.testing.assert_close(at_once[inside], twice[inside], rtol=0, atol=1e-9)
+
+
+def test_flow_pyramid_of_constant_flow_halves_it():
+    flow = torch.tensor([4.0, -2.0]).view(1, 2, 1, 1).expand(1, 2, 16, 24)
+    pyramid = flow_pyramid(flow, 3)
+    assert [tuple(f.shape) for f in pyramid] == [(1, 2, 16, 24), (1, 2, 8, 12), (1, 2, 4, 6)]
+    for level, scaled in enumerate(pyramid):
+        assert torch.equal(scaled, flow[..., : scaled.shape[-2], : scaled.shape[-1]] / 2**level)
+
+
+def test_flow_pyramid_of_one_level_is_the_flow():
+    flow = torch.rand(1, 2, 5, 7)
+    assert [f is flow for f in flow_pyramid(flow, 1)] == [True]
+
+
+def test_flow_pyramid_of_indivisible_size_raises():
+    with pytest.raises(ValueError, match="18x20.* multiples of 4"):
+        flow_pyramid(torch.zeros(1, 2, 18, 20), 3)
+
+
+def test_upsample_flow_of_constant_flow_doubles_it():
+    assert torch.equal(upsample_flow(torch.full((1, 2, 3, 4), 1.5)), torch.full((1, 2, 6, 8), 3.0))
+
+
+@pytest.mark.parametrize(("finest", "levels"), [(0, 4), (1, 3)])
+def test_spynet_gives_flow_of_picture_size_and_trains(finest, levels):
+    torch.manual_seed(0)
+    net = SpyNet((8, 8, 8, 8), 3, finest)
+    flow = net(torch.rand(2, 3, 32, 48), torch.rand(2, 3, 32, 48))
+    assert flow.shape == (2, 2, 32, 48)
+    assert len(net.levels) == levels
+    assert_gradients_reach_all(net, flow)
+
+
+def test_spynet_parameter_count_is_published_one():
+    assert sum(p.numel() for p in SpyNet().parameters()) == 960200
+
+
+def test_spynet_with_silent_networks_sees_no_motion():
+    net = SpyNet((8,), 3)
+    for level in net.levels:
+        torch.nn.init.zeros_(level[-1].weight)
+        torch.nn.init.zeros_(level[-1].bias)
+    assert not net(torch.rand(1, 3, 16, 16), torch.rand(1, 3, 16, 16)).any()
