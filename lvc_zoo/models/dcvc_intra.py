@@ -309,7 +309,7 @@ def convert_intra(checkpoint: Mapping[str, Tensor]) -> dict[str, Tensor]:
         converted[renamed] = tensor
     if unknown:
         raise WeightsError(
-            f"{len(unknown)} of {len(checkpoint)} checkpoint entries are not names of the DCVC-DC intra codec: "
-            f"{', '.join(unknown[:8])}{', ...' if len(unknown) > 8 else ''}; wrong file or wrong variant?"
+            f"checkpoint entry {', '.join(map(repr, unknown[:8]))}{', ...' if len(unknown) > 8 else ''} is not a name "
+            f"of the DCVC-DC intra codec ({len(unknown)} of {len(checkpoint)} are not); wrong file or wrong variant?"
         )
     return converted
