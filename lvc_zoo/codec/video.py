@@ -112,7 +112,7 @@ class _Stream:
         self._expected = (reader.height, reader.width)
         self._waiting: dict[int, Tensor] = {}
         self._next = next(self._iterator, None)
-        self.size = tuple(-(-side // multiple) * multiple for side in self._expected)
+        self.size = (-(-reader.height // multiple) * multiple, -(-reader.width // multiple) * multiple)
 
     def __call__(self, poc: int) -> Tensor:
         frame = self._waiting.pop(poc).unsqueeze(0).to(self._device)
@@ -426,6 +426,15 @@ class VideoCodec(Pretrained, nn.Module):
                     upcoming += 1
                 if upcoming >= wanted.stop:
                     return
+
+    def decode_bits(self, source: str | os.PathLike[str] | BinaryIO) -> Iterator[tuple[FramePlan, dict[str, float]]]:
+        """Ideal code length of each frame by part, in bits, in coding order; found by decoding, see `decode`."""
+        with _opened(source) as file:
+            reader = StreamReader(file)
+            self.check_header(reader.header)
+            check_tables(self)
+            for frame in self._coded(reader, None, cache=True, log=None)[0]:
+                yield frame.plan, bits_by_part(frame)
 
     def _coded(
         self, reader: StreamReader, frames: range | None, cache: bool, log: Log | None

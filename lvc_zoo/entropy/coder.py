@@ -147,6 +147,7 @@ class SymbolReader:
     def __init__(self, payload: bytes, checksum: int, models: rans.ModelCache, log: Log | None = None):
         self.log = log
         self._decoder = rans.Decoder(payload, models)
+        self._blocks: dict[str, rans.Block] = {}
         self._expected = checksum
         self._checksum = _Checksum()
 
@@ -159,12 +160,18 @@ class SymbolReader:
             symbols = self._decoder.decode(distribution.tables, index)
         except BitstreamError as error:
             raise DesyncError(f"latent {name} does not decode ({error}): {DESYNC_HINT}") from error
+        self._blocks[name] = rans.Block(distribution.tables, index, symbols)
         self._checksum.add(index, symbols)
         device = distribution.tables.counts.device
         y_hat = torch.from_numpy(symbols).to(device).reshape(distribution.shape).float() + distribution.mean
         if self.log:
             self.log(name, index, symbols, y_hat)
         return y_hat
+
+    @property
+    def bits(self) -> dict[str, float]:
+        """Ideal code length of what was read so far, by latent name, in bits; counted only when asked for."""
+        return {name: _ideal_bits(block) for name, block in self._blocks.items()}
 
     def finish(self) -> None:
         """Check that the reader saw what the writer wrote.
@@ -174,6 +181,12 @@ class SymbolReader:
         """
         if self._checksum.value != self._expected:
             raise DesyncError(f"decoded symbols differ from the encoder's: {DESYNC_HINT}")
+
+
+def _ideal_bits(block: rans.Block) -> float:
+    device = block.tables.counts.device
+    index, symbols = (torch.from_numpy(x).to(device) for x in (block.index, block.symbols))
+    return float(block.tables.ideal_bits(index, symbols).sum())
 
 
 DESYNC_HINT = "the decoder has drifted (other weights, or other hardware or software than the encoder's)"

@@ -1,4 +1,4 @@
-"""What a codec costs: complexity by module, seconds by stage, bytes and time of the entropy coder; always with where."""
+"""What a codec costs: MACs by module, seconds by stage, bytes and time of the entropy coder; always with where."""
 
 import platform
 import time
