@@ -1,6 +1,6 @@
 """A very small BiECVC with stand-in weights that make every quadtree step work hard, and a decoder process to compare with.
 
-Run as a program it decodes a file and prints digests: `python tests/miniature.py FILE THREADS CACHE`.
+Run as a program it decodes files and prints digests: `python -m tests.miniature THREADS CACHE FILE ...`.
 """
 
 import hashlib
@@ -101,13 +101,15 @@ class Digests:
         return {kind: digest.hexdigest() for kind, digest in self.parts.items()}
 
 
-def main(path: str, threads: str, cache: str) -> None:
-    """Decode with a given number of threads and print the digests as JSON."""
+def main(threads: str, cache: str, *paths: str) -> None:
+    """Decode files with a given number of threads and print their digests as JSON."""
     torch.set_num_threads(int(threads))
-    digests = Digests()
-    codec = miniature()
-    digests.frames(torch.stack(list(codec.decode(Path(path), cache=cache == "cache", log=digests.log))))
-    print(json.dumps(digests.hex()))
+    codec, results = miniature(), []
+    for path in paths:
+        digests = Digests()
+        digests.frames(torch.stack(list(codec.decode(Path(path), cache=cache == "cache", log=digests.log))))
+        results.append(digests.hex())
+    print(json.dumps(results))
 
 
 if __name__ == "__main__":

@@ -57,7 +57,7 @@ class Pretrained:
         )
         entries, states = hub.read_folder(folder.path)
         codec_class = cls._class_named(entries.get("codec"))
-        codec = codec_class(strict_from_dict(codec_class.config_type, entries["config"], where="config"))
+        codec = codec_class(strict_from_dict(codec_class.config_type, entries["config"], where="config"))  # type: ignore[call-arg]
         codec.load_states(states)
         codec.variant = entries["variant"]
         codec.origin = folder.origin.text if folder.origin.kind == "hub" else ""
@@ -71,7 +71,7 @@ class Pretrained:
             raise WeightsError(
                 f"the weights are of codec {name!r}, expected {' or '.join(known)}; load them with that class"
             )
-        return known[name]  # type: ignore[index]
+        return known[name]
 
     def load_states(self, states: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Load state dicts by network name, strictly, and enter evaluation mode.
@@ -87,10 +87,7 @@ class Pretrained:
         if set(states) != set(networks):
             raise WeightsError(f"weights hold the networks {sorted(states)}, expected {sorted(networks)}")
         for name, network in networks.items():
-            try:
-                network.load_state_dict(dict(states[name]), strict=True)
-            except RuntimeError as error:
-                raise WeightsError(f"weights of {name} do not fit: {error}") from error
+            _load_strictly(name, network, states[name])
         self.eval()
 
     def save_pretrained(
@@ -139,10 +136,18 @@ class Pretrained:
             return hub.push_folder(folder, repo_id, private=private, commit_message=commit_message, token=token)
 
 
+def _load_strictly(name: str, network: nn.Module, state: Mapping[str, Tensor]) -> None:
+    try:
+        network.load_state_dict(dict(state), strict=True)
+    except RuntimeError as error:
+        raise WeightsError(f"weights of {name} do not fit: {error}") from error
+
+
 def _narrow(value: Tensor, dtype: torch.dtype, key: str, part: nn.Module) -> Tensor:
     is_parameter = key in dict(part.named_parameters())
     return value.to(dtype) if is_parameter else value
 
 
-def _subclasses(cls: type) -> list[type]:
-    return [sub for direct in cls.__subclasses__() for sub in (direct, *_subclasses(direct))]
+def _subclasses(cls: type[Any]) -> list[type[Any]]:
+    direct: list[type[Any]] = cls.__subclasses__()
+    return [sub for parent in direct for sub in (parent, *_subclasses(parent))]

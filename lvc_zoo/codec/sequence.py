@@ -17,7 +17,7 @@ class Source(Protocol):
     def size(self) -> tuple[int, int]:
         """Padded height and width."""
 
-    def __call__(self, poc: int) -> Tensor | None:
+    def __call__(self, poc: int, /) -> Tensor | None:
         """The padded picture `(B, 3, H, W)` at `poc`; None at the decoder."""
 
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ..blocks.transform import soft_limit
 from .coder import LatentCoder
-from .distributions import FAMILIES, Distribution, FactorisedPrior
+from .distributions import FAMILIES, FactorisedPrior
 from .tables import ScaleTables
 
 # Channel group g of step s is coded at the pixel phase PHASES[s][g] of each 2x2 cell, phases in row-major order.
@@ -84,7 +84,7 @@ class QuadtreeContext(nn.Module):
                 scale = scale.clamp(-8, 8).exp()
             if unit is not None:
                 scale, mean = scale * unit, mean * unit
-            distribution: Distribution = self.family(pack(mean, masks[i]), pack(scale, masks[i]), self.tables)
+            distribution = self.family(pack(mean, masks[i]), pack(scale, masks[i]), self.tables)
             packed = coder.code(None if y is None else pack(y, masks[i]), distribution, name=f"{name}/{i}")
             y_hat = y_hat + unpack(packed, masks[i])
         return y_hat * step

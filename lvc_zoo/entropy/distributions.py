@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import math
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import torch
@@ -92,7 +93,8 @@ class Laplace(NamedTuple):
         return self.tables.level_of(self.scale)
 
 
-FAMILIES = {"gaussian": Gaussian, "laplace": Laplace}
+ScaleFamily = Callable[[Tensor, Tensor, ScaleTables], Distribution]
+FAMILIES: dict[str, ScaleFamily] = {"gaussian": Gaussian, "laplace": Laplace}
 
 
 def bits_of(probability: Tensor) -> Tensor:

@@ -96,7 +96,7 @@ class Decoder:
     def decode(self, tables: Tables, index: IntArray) -> IntArray:
         """The next block's symbols, int32, given their table rows."""
         order, rows, starts = _groups(index)
-        codes = np.empty(len(index), dtype=np.int32)
+        codes: IntArray = np.empty(len(index), dtype=np.int32)
         try:
             for row, start, end in zip(rows, starts[:-1], starts[1:], strict=True):
                 codes[start:end] = self._coder.decode(self._models.model(tables, int(row)), int(end - start))
@@ -121,7 +121,7 @@ class Decoder:
         return np.where(beyond % 2 == 1, -magnitude, magnitude).astype(np.int32)
 
     def _decode_bits(self, lengths: IntArray) -> IntArray:
-        values = np.zeros(len(lengths), dtype=np.int32)
+        values: IntArray = np.zeros(len(lengths), dtype=np.int32)
         some = lengths > 0
         if some.any():
             values[some] = self._coder.decode(constriction.stream.model.Uniform(), _sizes(lengths[some]))

@@ -350,9 +350,8 @@ class BiECVCInter(nn.Module):
             self.prediction = Prediction(full)
             self.transform = BlockTransform(latent)
             self.latent_scale = LatentScale(latent, lambdas, LAYERS)
-            quieten(self.encoder.down4, self.reconstruction.picture, self.motion.decoder.flow[-1][0])
-            for level in self.motion.estimator.levels:
-                quieten(level[-1])
+            quieten(self.encoder.down4, self.reconstruction.picture, self.motion.get_submodule("decoder.flow.1.0"))
+            quieten(*(last for name, last in self.motion.estimator.named_modules() if name.endswith(".8")))
 
     @staticmethod
     def _parameter_networks(config: BiECVCConfig) -> tuple[nn.ModuleList, nn.Sequential, QuadtreeContext]:
@@ -407,10 +406,10 @@ class BiECVCInter(nn.Module):
         layer = info.plan.layer - 1
         gain, unit = self.latent_scale(info.rate, layer) if self.config.shortcut else (1.0, 1.0)
         if x is not None:
-            y = self._analyse(x, predicted, self.gating["encoder"].contexts(self.miner, refs, local), info) * gain
+            y = self._analyse(x, predicted, self._contexts("encoder", refs, local), info) * gain
         y_hat = self._code_latent(y, unit, local[2], refs, coder, info)
 
-        context = self.gating["decoder"].contexts(self.miner, refs, local)
+        context = self._contexts("decoder", refs, local)
         seen = y_hat if predicted is None else soft_limit(y_hat / unit)
         decoded = self.decoder(seen, context, self.decoder_gain(info.rate, layer))
         parts = [context(0, decoded), decoded]
@@ -420,6 +419,11 @@ class BiECVCInter(nn.Module):
         x_hat, feature = self.reconstruction(torch.cat(parts, dim=1))
         x_hat = x_hat if predicted is None else x_hat + predicted
         return Picture(x_hat, BiECVCState(feature, seen, motion_y_hat, motion_feature), flows)
+
+    def _contexts(self, side: str, refs: References, local: list[list[Tensor]]) -> ContextAt:
+        gating = self.gating[side]
+        assert isinstance(gating, ContextGating)
+        return gating.contexts(self.miner, refs, local)
 
     def _predict(self, refs: References, flows: tuple[Tensor, Tensor], local: list[Tensor]) -> Tensor | None:
         if not self.config.shortcut:

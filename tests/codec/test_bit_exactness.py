@@ -47,15 +47,17 @@ def test_reader_same_process_agrees_with_writer(size):
         assert read.hex() == written.hex()
 
 
-@pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize(("threads", "cache"), [(1, "cache"), (2, "no-cache")])
-def test_reader_fresh_process_agrees_with_writer(size, threads, cache, tmp_path):
-    data, _, written, _ = encode(miniature(), moving_clip(3, *size))
-    path = tmp_path / "clip.lvc"
-    path.write_bytes(data)
-    command = [sys.executable, "-m", "tests.miniature", str(path), str(threads), cache]
+def test_reader_fresh_process_agrees_with_writer(threads, cache, tmp_path):
+    codec, expected, paths = miniature(), [], []
+    for size in SIZES:
+        data, _, written, _ = encode(codec, moving_clip(3, *size))
+        paths.append(tmp_path / f"{size}.lvc")
+        paths[-1].write_bytes(data)
+        expected.append(written.hex())
+    command = [sys.executable, "-m", "tests.miniature", str(threads), cache, *map(str, paths)]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert json.loads(result.stdout) == written.hex()
+    assert json.loads(result.stdout) == expected
 
 
 def test_writer_with_and_without_cache_writes_same_bytes():
