@@ -1,4 +1,4 @@
-"""A very small BiECVC with stand-in weights that make every quadtree step work hard, and a decoder process to compare with.
+"""A very small BiECVC with stand-in weights that make every quadtree step work hard, and a decoder process.
 
 Run as a program it decodes files and prints digests: `python -m tests.miniature THREADS CACHE FILE ...`.
 """
@@ -58,7 +58,8 @@ def spread_scales(block: DepthConvBlock, start: float, share: float) -> None:
     """Give the outputs of a parameter network that are scales magnitudes from 0.01 to 30, evenly in the logarithm."""
     channels = block.ffn.conv2.out_channels
     rows = slice(round(start * channels), round((start + share) * channels))
-    factor = torch.logspace(-2, 1.5, rows.stop - rows.start)[torch.arange(rows.stop - rows.start) * 7 % (rows.stop - rows.start)]
+    count = rows.stop - rows.start
+    factor = torch.logspace(-2, 1.5, count)[torch.arange(count) * 7 % count]
     for layer in (block.spatial.conv2, block.spatial.skip, block.ffn.conv2):
         if not isinstance(layer, nn.Identity):
             layer.weight[rows] *= factor.view(-1, 1, 1, 1)

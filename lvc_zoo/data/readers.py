@@ -59,7 +59,7 @@ def open_video(
 
     Raises:
         FileNotFoundError: for a missing file.
-        ValueError: for a file that cannot be read as asked.
+        ValueError: for a file that cannot be read as asked, or, when it is reached, a frame that FFmpeg finds damaged.
     """
     if start < 0 or (frames is not None and frames < 1):
         raise ValueError(f"start is {start} and frames is {frames}, expected start >= 0 and frames >= 1 or None")
@@ -168,10 +168,17 @@ class VideoReader:
                 except StopIteration:
                     return
                 except av.error.FFmpegError as error:
-                    raise ValueError(f"{self._path}, frame {index}: the data are damaged ({error.strerror})") from error
+                    raise self._damage(index) from error
+                # FFmpeg paints over what it could not read
                 if frame.is_corrupt:
-                    raise ValueError(f"{self._path}, frame {index}: the data are damaged or incomplete")
+                    raise self._damage(index)
                 yield frame
+
+    def _damage(self, index: int) -> ValueError:
+        return ValueError(
+            f"{self._path}, frame {index}: the data are damaged or incomplete; stop before it with frames={index}, "
+            "or let `ffmpeg -i IN OUT` mend what it can"
+        )
 
     def _color(self, frame: av.VideoFrame, color: ColorSpec | None) -> tuple[str, ColorSpec]:
         """The planar format to read, and what its codes mean."""

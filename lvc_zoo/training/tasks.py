@@ -15,6 +15,7 @@ from ..codec.sequence import code_sequence
 from ..codec.video import VideoCodec, bits_by_part
 from ..data.datasets import TrainingClip
 from ..entropy.coder import Noise, RateEstimator
+from ..entropy.distributions import FactorisedPrior
 from ..gop import FramePlan, FrameType, GopStructure, LowDelay, RandomAccess
 from ..models import create_model
 from .starting_point import measure_blocks, start_transform
@@ -127,9 +128,15 @@ class VideoCompressionTask(L.LightningModule):
         return 0.0
 
     def configure_optimizers(self) -> Any:
-        """AdamW with a warm-up and a cosine to a hundredth of the peak."""
-        parameters = [p for p in self.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(parameters, lr=self.learning_rate, weight_decay=self.weight_decay)
+        """AdamW with a warm-up and a cosine to a hundredth of the peak; densities of hyper latents learn ten times faster.
+
+        CHOICE: their few parameters start far from any real spread and would take thousands of steps at the common rate.
+        """
+        priors = [m for m in self.network.modules() if isinstance(m, FactorisedPrior)]
+        densities = list(dict.fromkeys(p for prior in priors for p in prior.parameters()))
+        others = [p for p in self.network.parameters() if all(p is not d for d in densities)]
+        groups: list[dict[str, Any]] = [{"params": others}, {"params": densities, "lr": 10 * self.learning_rate}]
+        optimizer = torch.optim.AdamW(groups, lr=self.learning_rate, weight_decay=self.weight_decay)
         total = int(self.trainer.estimated_stepping_batches)
         warmup = min(self.warmup_steps, max(total // 2, 1))
         schedule = torch.optim.lr_scheduler.SequentialLR(
