@@ -133,7 +133,8 @@ def test_untagged_source_warns_once_and_guesses_by_height(tmp_path, height, matr
     path = y4m(tmp_path / "a.y4m", [bytes(2 * height * 3)] * 3, 2, height, "444")
     with pytest.warns(UserWarning, match=f"guessing {matrix}.*color=ColorSpec") as caught:
         reader = open_video(path)
-        list(reader)
+    # warnings are errors from here on: reading adds none
+    assert len(list(reader)) == 3
     assert len(caught) == 1
     assert caught[0].filename == __file__
     assert (reader.color.matrix, reader.color.assumed) == (matrix, True)
@@ -261,7 +262,7 @@ def test_real_clip_matches_pyav_rgb(name):
     if not path.exists():
         pytest.skip("the shared clips are not beside this checkout")
     with av.open(str(path)) as container:
-        expected = [next(container.decode(video=0)).to_ndarray(format="rgb24") for _ in range(1)][0]
+        expected = next(container.decode(video=0)).to_ndarray(format="rgb24")
     frame = next(iter(open_video(path, color=BT601))).permute(1, 2, 0).numpy() * 255
     # swscale takes BT.601 here, and the nearest chroma sample
     assert np.abs(frame - expected).mean() < 2
@@ -370,7 +371,7 @@ def test_damaged_png_raises_when_it_is_reached(tmp_path):
     (tmp_path / "1.png").write_bytes((tmp_path / "1.png").read_bytes()[:500])
     frames = iter(open_video(tmp_path))
     next(frames)
-    with pytest.raises(ValueError, match="1.png cannot be read as a picture"):
+    with pytest.raises(ValueError, match=r"1\.png cannot be read as a picture"):
         next(frames)
 
 
@@ -378,7 +379,7 @@ def test_damaged_png_raises_when_it_is_reached(tmp_path):
 
 
 def test_missing_file_raises(tmp_path):
-    with pytest.raises(FileNotFoundError, match="nothing.mp4 does not exist"):
+    with pytest.raises(FileNotFoundError, match=r"nothing\.mp4 does not exist"):
         open_video(tmp_path / "nothing.mp4")
 
 
@@ -388,7 +389,7 @@ def test_file_without_video_stream_raises(tmp_path):
         sound.setsampwidth(2)
         sound.setframerate(8000)
         sound.writeframes(bytes(1600))
-    with pytest.raises(ValueError, match="a.wav has no video stream"):
+    with pytest.raises(ValueError, match=r"a\.wav has no video stream"):
         open_video(tmp_path / "a.wav")
 
 
