@@ -509,7 +509,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: its arguments; None takes the process's.
 
     Returns:
-        Exit code: 0, 1 for a stream that does not decode, 2 for anything else that the user can mend.
+        Exit code: 0; 1 for a stream that does not decode; 2 for anything else that the user can mend; 130 for Ctrl-C.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     # anywhere on the line, not only before the subcommand
@@ -525,6 +525,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                 raise
             print(f"lvc-zoo: error: {_one_line(error)}", file=sys.stderr)
             return 1 if isinstance(error, BitstreamError) else 2
+        except KeyboardInterrupt:
+            print("lvc-zoo: interrupted", file=sys.stderr)
+            return 130
     return 0
 
 
