@@ -219,7 +219,8 @@ def _show_info(header: dict[str, Any], size_bytes: int, rows: list[dict[str, Any
     console.print(table)
     parts = [part for part in ("motion", "frame", "hyper") if any("bits" in row for row in rows)]
     keys = ("poc", "type", "layer", "q", "payload_bytes", "framing_bytes")
-    frames = Table(title="Frames in coding order", title_justify="left")
+    console.print("Frames in coding order")
+    frames = Table()
     for column in (*keys, *(f"{part} bits" for part in parts)):
         frames.add_column(column, justify="right")
     for row in rows:

@@ -351,8 +351,10 @@ class BenchReport:
         if self.machine is not None and self.time_size is not None:
             yield f"Measured on {self.machine}; {self.weights}; {'x'.join(map(str, self.time_size))}"
         if self.stages is not None:
+            yield "Seconds a frame (median after a warm-up)"
             yield _stage_table(self.stages)
         if self.coder is not None:
+            yield "The entropy coder alone, q = 0, the slowest frame of each type"
             yield _coder_table(self.coder)
 
 
@@ -374,7 +376,8 @@ def complexity_json(networks: Mapping[str, Complexity]) -> dict[str, Any]:
 def complexity_tables(networks: Mapping[str, Complexity], size: tuple[int, int]) -> Iterator[Table | str]:
     """One table a network, then the codec's parameters."""
     for name, part in networks.items():
-        table = Table(title=f"{name}: kMAC/pixel at {size[0]}x{size[1]}, encoder and decoder", title_justify="left")
+        yield f"{name}: kMAC/pixel at {size[0]}x{size[1]}, encoder and decoder"
+        table = Table()
         table.add_column("module")
         for column in ("parameters", *part.columns):
             table.add_column(column, justify="right")
@@ -398,7 +401,6 @@ def _total_parameters(networks: Mapping[str, Complexity]) -> int:
 
 def _stage_table(stages: Iterable[StageTime]) -> Table:
     return _table(
-        "Seconds a frame (median after a warm-up)",
         ("type", "frames", "encode", "of which coder", "decode", "of which coder"),
         (
             (
@@ -413,7 +415,6 @@ def _stage_table(stages: Iterable[StageTime]) -> Table:
 
 def _coder_table(costs: Iterable[CoderCost]) -> Table:
     return _table(
-        "The entropy coder alone, q = 0, the slowest frame of each type",
         ("type", "symbols", "payload bytes", "framing bytes", "flush bytes", "encode ms", "decode ms"),
         (
             (
@@ -428,8 +429,8 @@ def _coder_table(costs: Iterable[CoderCost]) -> Table:
     )
 
 
-def _table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> Table:
-    table = Table(title=title, title_justify="left")
+def _table(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> Table:
+    table = Table()
     for i, column in enumerate(columns):
         table.add_column(column, justify="right" if i else "left")
     for row in rows:

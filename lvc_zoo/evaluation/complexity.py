@@ -81,7 +81,7 @@ def _measure_bidirectional(codec: VideoCodec, size: tuple[int, int], intra_perio
     plans = [p for p in RandomAccess(intra_period).plans(2 * intra_period + 1) if p.poc >= intra_period]
     notes = {
         "cached": f"average over the {intra_period - 1} B frames of a GOP of {intra_period}, references computed once; "
-        "the opening I frame's belongs to the GOP before",
+        "the opening I frame's belongs to the GOP before; B references of all layers show at the first adaptor",
         "uncached": "one B frame with four distinct B references, all recomputed as run",
         "uncached, read only": "the same without full-size keys and values of the secondaries, which nobody reads",
     }

@@ -120,7 +120,8 @@ class DemoReport:
         """What a terminal shows."""
         yield self.what
         for result in self.results:
-            table = Table(title=result.name, title_justify="left")
+            yield result.name
+            table = Table()
             table.add_column("frame type")
             for column in ("frames", "bytes", "bpp", "PSNR-RGB dB", "MS-SSIM"):
                 table.add_column(column, justify="right")
