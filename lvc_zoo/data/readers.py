@@ -172,6 +172,7 @@ class VideoReader:
                 # FFmpeg paints over what it could not read
                 if frame.is_corrupt:
                     raise self._damage(index)
+                self._transfer = int(stream.codec_context.color_trc)
                 yield frame
 
     def _damage(self, index: int) -> ValueError:
@@ -199,7 +200,7 @@ class VideoReader:
         return target, replace(color, bit_depth=bits, chroma=subsampling)
 
     def _tagged(self, frame: av.VideoFrame) -> ColorSpec:
-        matrix, transfer = int(frame.colorspace), int(frame.color_trc)
+        matrix, transfer = int(frame.colorspace), self._transfer
         if transfer in HDR_TAGS or matrix in OTHER_MATRIX_TAGS:
             what = HDR_TAGS.get(transfer) or OTHER_MATRIX_TAGS[matrix]
             raise ValueError(
