@@ -513,6 +513,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         Exit code: 0; 1 for a stream that does not decode; 2 for anything else that the user can mend; 130 for Ctrl-C.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] == ["fit"]:
+        # LightningCLI has a parser, and long explanations, of its own
+        from .training.command import fit
+
+        fit(arguments[1:])
+        return 0
     # anywhere on the line, not only before the subcommand
     is_debug = "--debug" in arguments
     with warnings.catch_warnings():

@@ -1,0 +1,103 @@
+"""Training runs of two steps: the recipes parse and run, and what they leave loads and codes."""
+
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+import torch
+
+from lvc_zoo import BiECVC
+from lvc_zoo.cli import main
+from lvc_zoo.color import ColorSpec
+from lvc_zoo.data import open_writer
+from lvc_zoo.data.datasets import RandomClips, TrainingClip, decode_folder
+from lvc_zoo.models import create_model
+from lvc_zoo.training.tasks import BiECVCTask, IntraTask
+from tests.miniature import moving_clip
+
+RECIPES = Path(__file__).resolve().parents[2] / "recipes" / "train"
+pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's own, about workers and missing loggers
+
+
+@pytest.fixture(scope="module")
+def footage(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("footage")
+    spec = ColorSpec(matrix="bt601", full_range=False, bit_depth=8, chroma="444")
+    with open_writer(folder / "clip.mkv", width=80, height=64, frame_rate=Fraction(25), color=spec) as writer:
+        for frame in moving_clip(9, 64, 80):
+            writer.write(frame)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(footage, tmp_path_factory):
+    """Folders of an intra run and of a B-frame run on top of it."""
+    runs = tmp_path_factory.mktemp("runs")
+    common = [f"--data.folders=[{footage}]", f"--data.cache={runs}/cache", "--data.steps=2", "--data.crop=64"]
+    common += ["--data.batch_size=4", "--data.strides=[1]", "--trainer.max_steps=2", "--trainer.callbacks=null"]
+    common += [
+        "--trainer.precision=32-true",
+        "--trainer.enable_progress_bar=false",
+        "--trainer.enable_checkpointing=false",
+    ]
+    common += [f"--trainer.default_root_dir={runs}", "--trainer.callbacks+=lvc_zoo.training.callbacks.ExportCodec"]
+    intra, inter = runs / "intra", runs / "inter"
+    recipe = str(RECIPES / "biecvc-tiny_intra.yaml")
+    assert main(["fit", "--config", recipe, *common, f"--trainer.callbacks.folder={intra}"]) == 0
+    recipe = str(RECIPES / "biecvc-tiny_1_triplets.yaml")
+    weights = f"--model.init_args.weights={intra}"
+    assert main(["fit", "--config", recipe, *common, weights, f"--trainer.callbacks.folder={inter}"]) == 0
+    return intra, inter
+
+
+def test_fit_exports_weights_that_code(trained):
+    codec, clip = BiECVC.from_pretrained(trained[1]), moving_clip(3, 32, 48)
+    assert codec.decompress(codec.compress(clip, 20)).shape == clip.shape
+    assert codec.metadata["training"]["steps"] == 2
+
+
+def test_fit_changes_only_the_trained_network(trained):
+    intra, inter = (BiECVC.from_pretrained(path).state_dict() for path in trained)
+    changed = {name.split(".")[0] for name, value in inter.items() if not torch.equal(value, intra[name])}
+    assert changed == {"inter"}
+
+
+def test_training_clips_item_depends_on_index_alone(footage, tmp_path):
+    arrays = decode_folder(footage, tmp_path)
+    one, two = (RandomClips(arrays, length=8, num_frames=3, crop=32, strides=(1, 2), seed=5) for _ in range(2))
+    assert torch.equal(one[6].frames, two[6].frames)
+    assert not torch.equal(one[6].frames, one[7].frames)
+    assert one[0].frames.shape == (3, 3, 32, 32)
+
+
+def test_training_clips_too_long_for_the_footage_raises(footage, tmp_path):
+    with pytest.raises(ValueError, match="lower num_frames, strides or crop"):
+        RandomClips(decode_folder(footage, tmp_path), length=1, num_frames=9, crop=32, strides=(2,))
+
+
+def test_plans_of_short_clip_take_layers_of_a_long_gop():
+    task = BiECVCTask(variant="biecvc-tiny")
+    neighbours = {plan.poc: plan.layer for plan in task.plans(5, stride=1)}
+    assert neighbours == {0: 0, 4: 0, 2: 4, 1: 5, 3: 5}
+    assert [plan.layer for plan in task.plans(3, stride=16)] == [0, 0, 1]
+
+
+def test_batch_that_cannot_hold_every_anchor_raises():
+    task = IntraTask(variant="biecvc-tiny")
+    batch = TrainingClip(torch.zeros(3, 1, 3, 64, 64), torch.ones(3))
+    with pytest.raises(ValueError, match="anchors equally often"):
+        task.training_step(batch, 0)
+
+
+def test_shortcut_keeps_leading_components_of_training_blocks():
+    from lvc_zoo.training.starting_point import start_transform
+
+    network, basis = create_model("biecvc-tiny").intra, torch.linalg.qr(torch.randn(768, 8))[0]
+    blocks = torch.randn(4000, 8) * torch.arange(8, 0, -1) @ basis.T
+    start_transform(network, blocks)
+    kept = network.transform.analysis_weight[:8]
+    # the span of the first eight rows is that of the data
+    torch.testing.assert_close(kept @ basis @ basis.T, kept, atol=1e-3, rtol=0)
+    torch.testing.assert_close(
+        network.latent_scale.log_deviation.exp().flatten()[:3], torch.tensor([8.0, 7.0, 6.0]), rtol=0.1, atol=0
+    )
