@@ -128,9 +128,9 @@ class VideoCompressionTask(L.LightningModule):
         return 0.0
 
     def configure_optimizers(self) -> Any:
-        """AdamW with a warm-up and a cosine to a hundredth of the peak; densities of hyper latents learn ten times faster.
+        """AdamW with a warm-up and a cosine to a hundredth of the peak; hyper densities learn ten times faster.
 
-        CHOICE: their few parameters start far from any real spread and would take thousands of steps at the common rate.
+        CHOICE: their few parameters start far from any real spread; at the common rate they take thousands of steps.
         """
         priors = [m for m in self.network.modules() if isinstance(m, FactorisedPrior)]
         densities = list(dict.fromkeys(p for prior in priors for p in prior.parameters()))
