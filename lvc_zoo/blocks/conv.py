@@ -1,20 +1,51 @@
 """Convolution blocks of the DCVC family: depth-wise, residual, sub-pixel and UNet.
 
-A decoder must repeat the encoder's arithmetic to the last bit, whatever its thread count. Three rules make that so on
-the CPU (tests/blocks/test_determinism.py measures it): spatial convolutions run on channels_last memory, 1x1
-convolutions are linear maps over channels, and neither runs on fewer than `FEWEST_POSITIONS` positions.
+A decoder must repeat the encoder's arithmetic to the last bit, whatever its thread count. On the CPU that holds for
+oneDNN's convolutions on channels_last memory, 1x1 included, and for none of MKL's matrix products, whose last columns
+round otherwise wherever the threads happen to part (tests/blocks/test_determinism.py measures both). So everything here
+is a convolution, and `convolve` sees to it that PyTorch gives it to oneDNN.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-FEWEST_POSITIONS = 32
-"""MKL's matrix product rounds otherwise with other thread counts for 5 to 11 rows (measured with torch 2.14)."""
+FEWEST_ELEMENTS = 20481
+"""A smaller input of one picture PyTorch convolves by a matrix product (ATen's `use_mkldnn`)."""
+
+
+def convolve(x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: int = 1, groups: int = 1) -> Tensor:
+    """Convolution with zero padding `kernel_size // 2`, the same for every thread count.
+
+    Args:
+        x: `(B, in, H, W)`; best in channels_last memory, which is used without a copy.
+        weight: `(out, in / groups, k, k)` with odd k.
+        bias: `(out,)`.
+        stride: of rows and columns.
+        groups: of channels.
+
+    Returns:
+        `(B, out, ceil(H / stride), ceil(W / stride))`, channels_last.
+    """
+    kernel_size, dilation = weight.shape[-1], 1
+    if kernel_size == 1:
+        # the gradient of a strided 1x1 convolution writes beyond its memory (PyTorch 2.14, AVX-512)
+        x, stride = x[:, :, ::stride, ::stride], 1
+    batch, channels, height, width = x.shape
+    if x.device.type == "cpu":
+        if x.numel() < FEWEST_ELEMENTS:
+            # zeros beyond the zero padding change no value that is kept
+            x = F.pad(x, (0, 0, 0, -(-FEWEST_ELEMENTS // (batch * channels * width)) - height))
+        if kernel_size == 1:
+            # dilation means nothing to a single tap, but without it PyTorch uses a matrix product on one thread
+            dilation = 2
+    x = x.contiguous(memory_format=torch.channels_last)
+    out = F.conv2d(x, weight, bias, stride, kernel_size // 2, dilation, groups)
+    return out[..., : -(-height // stride), :]
 
 
 class Conv2d(nn.Conv2d):
-    """2D convolution with zero padding `kernel_size // 2`, the same for every thread count.
+    """2D convolution with zero padding `kernel_size // 2`, see `convolve`.
 
     Maps `(B, in_channels, H, W)` to `(B, out_channels, ceil(H / stride), ceil(W / stride))`, channels_last.
     """
@@ -24,36 +55,11 @@ class Conv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve `x (B, C, H, W)`."""
-        stride = self.stride[0]
-        height, width = -(-x.shape[-2] // stride), -(-x.shape[-1] // stride)
-        if height * width < FEWEST_POSITIONS:
-            # zeros beyond the zero padding change no value that is kept
-            side = 8 * stride
-            x = F.pad(x, (0, max(side - x.shape[-1], 0), 0, max(side - x.shape[-2], 0)))
-        return super().forward(x.contiguous(memory_format=torch.channels_last))[..., :height, :width]
+        return convolve(x, self.weight, self.bias, self.stride[0], self.groups)
 
 
-def linear_over_channels(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Matrix product over the channels of `x (B, in, H, W)`, the same for every thread count.
-
-    Args:
-        x: best in channels_last memory, which is used without a copy.
-        weight: `(out, in)`.
-        bias: `(out,)`.
-
-    Returns:
-        `(B, out, H, W)`, channels_last.
-    """
-    batch, _, height, width = x.shape
-    rows = x.permute(0, 2, 3, 1).reshape(batch * height * width, -1)
-    if rows.shape[0] < FEWEST_POSITIONS:
-        rows = F.pad(rows, (0, 0, 0, FEWEST_POSITIONS - rows.shape[0]))
-    out = F.linear(rows, weight, bias)[: batch * height * width]
-    return out.view(batch, height, width, -1).permute(0, 3, 1, 2)
-
-
-class PointwiseConv(nn.Conv2d):
-    """1x1 convolution computed as a linear map over channels; weights keep the shape `(out, in, 1, 1)`.
+class PointwiseConv(Conv2d):
+    """1x1 convolution.
 
     Args:
         in_channels: channels of the input.
@@ -63,11 +69,6 @@ class PointwiseConv(nn.Conv2d):
 
     def __init__(self, in_channels: int, out_channels: int, stride: int = 1):
         super().__init__(in_channels, out_channels, kernel_size=1, stride=stride)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map `(B, in, H, W)` to `(B, out, ceil(H / stride), ceil(W / stride))`, channels_last."""
-        step = self.stride[0]
-        return linear_over_channels(x[:, :, ::step, ::step], self.weight.flatten(1), self.bias)
 
 
 class SubpixelConv(nn.Sequential):

@@ -4,15 +4,15 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from .conv import linear_over_channels
+from .conv import convolve
 from .precision import full_precision
 
 
 class BlockTransform(nn.Module):
     """Linear analysis and synthesis of non-overlapping blocks, started as an orthonormal DCT and learned from there.
 
-    Analysis maps `(B, 3, H, W)` to `(B, channels, H / size, W / size)`, synthesis back. Both are matrix products over
-    a rearrangement, in float32: PyTorch's transposed convolution gives other last bits for other thread counts.
+    Analysis maps `(B, 3, H, W)` to `(B, channels, H / size, W / size)`, synthesis back. Both are 1x1 convolutions
+    of a rearrangement, in float32: PyTorch's transposed convolution gives other last bits for other thread counts.
 
     Args:
         channels: number of coefficients kept of `3 * size ** 2`.
@@ -32,12 +32,12 @@ class BlockTransform(nn.Module):
         """Coefficients `(B, channels, H / size, W / size)` of `x (B, 3, H, W)`."""
         blocks = rearrange(x, "b c (y i) (x j) -> b (c i j) y x", i=self.size, j=self.size)
         with full_precision(x):
-            return linear_over_channels(blocks.float(), self.analysis_weight)
+            return convolve(blocks.float(), self.analysis_weight[:, :, None, None])
 
     def synthesis(self, y: Tensor) -> Tensor:
         """Picture `(B, 3, H, W)` of coefficients `y (B, channels, H / size, W / size)`."""
         with full_precision(y):
-            blocks = linear_over_channels(y.float(), self.synthesis_weight.t())
+            blocks = convolve(y.float(), self.synthesis_weight.t()[:, :, None, None])
         picture = rearrange(blocks, "b (c i j) y x -> b c (y i) (x j)", c=3, i=self.size, j=self.size)
         return picture.contiguous(memory_format=torch.channels_last)
 

@@ -5,7 +5,7 @@ from lvc_zoo.blocks.attention import LinearAttention
 
 
 def direct(query, key, value, head_dim):
-    """With the whole similarity matrix (eq. 3): softmax over a head's channels times softmax over positions, float64."""
+    """With the whole similarity matrix: softmax over a head's channels times softmax over positions (eq. 3)."""
     batch, channels, height, width = query.shape
     out, similarities = [], []
     for start in range(0, channels, head_dim):

@@ -52,7 +52,7 @@ def test_warp_with_wrong_flow_shape_raises(shape):
 
 @pytest.mark.parametrize("picture", ["noise, whole pixels", "plane, any flow"])
 def test_accumulated_flow_equals_warping_twice(picture):
-    """Where interpolation is exact (whole pixels, or a plane) both ways meet, apart from positions beyond the border."""
+    """Where interpolation is exact (whole pixels, or a plane) both ways meet, border positions apart."""
     torch.manual_seed(0)
     height, width, reach = 16, 20, 2
     near, far = (torch.rand(2, 1, 2, height, width, dtype=torch.float64) * 2 - 1) * reach
@@ -82,7 +82,7 @@ def test_flow_pyramid_of_one_level_is_the_flow():
 
 
 def test_flow_pyramid_of_indivisible_size_raises():
-    with pytest.raises(ValueError, match="18x20.* multiples of 4"):
+    with pytest.raises(ValueError, match=r"flow of 18x20 .* multiples of 4"):
         flow_pyramid(torch.zeros(1, 2, 18, 20), 3)
 
 
