@@ -1,0 +1,143 @@
+import pytest
+import torch
+from torch import nn
+
+from lvc_zoo.blocks.conv import PointwiseConv
+from lvc_zoo.entropy.coder import RateEstimator
+from lvc_zoo.entropy.context import QuadtreeContext, code_hyper, pack, phase_masks, unpack
+from lvc_zoo.entropy.distributions import FactorisedPrior
+from tests.gradients import assert_gradients_reach_all
+
+SIZES = [(1, 1), (1, 4), (3, 5), (6, 8), (7, 7)]
+# reference sheet, section 2.1: phase of each channel group in each step; a = (even row, even column), b = (even, odd),
+# c = (odd, even), d = (odd, odd)
+TABLE = ["abcd", "dcba", "cdab", "badc"]
+OFFSETS = {"a": (0, 0), "b": (0, 1), "c": (1, 0), "d": (1, 1)}
+
+
+class Spy:
+    """A coder that decodes losslessly and remembers what it was given."""
+
+    def __init__(self):
+        self.calls = []
+
+    def code(self, y, distribution, *, name):
+        self.calls.append((name, y, distribution))
+        return y
+
+
+class Recorder(nn.Module):
+    """An adaptor that remembers its input, followed by constant scales and means."""
+
+    def __init__(self, channels, scale=1.0, mean=0.0):
+        super().__init__()
+        self.inputs = []
+        self.out = torch.tensor([scale] * channels + [mean] * channels).view(1, -1, 1, 1)
+
+    def forward(self, x):
+        self.inputs.append(x)
+        return self.out.expand(x.shape[0], -1, *x.shape[-2:])
+
+
+def spied(channels=8, log_scale=False, **constants):
+    recorder = Recorder(channels, **constants)
+    return QuadtreeContext(channels, [recorder] * 3, [nn.Identity()] * 3, "laplace", log_scale=log_scale), recorder
+
+
+def prior(y, step=1.0, scale=1.0, mean=0.0):
+    return torch.cat([torch.full_like(y, value) for value in (step, scale, mean)], dim=1)
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_quadtree_codes_each_position_once_at_the_phase_of_the_table(size):
+    y = torch.arange(1.0, 1 + 8 * size[0] * size[1]).view(1, 8, *size)
+    spy, (quadtree, _) = Spy(), spied()
+    assert torch.equal(quadtree.code(y, prior(y), spy, "frame"), y)
+    assert [name for name, _, _ in spy.calls] == [f"frame/{step}" for step in range(4)]
+    for (_, packed, _), phases in zip(spy.calls, TABLE, strict=True):
+        expected = torch.zeros(1, 2, *size)
+        for group, phase in enumerate(phases):
+            row, column = OFFSETS[phase]
+            expected[..., row::2, column::2] = y[:, 2 * group : 2 * group + 2, row::2, column::2]
+        assert torch.equal(packed, expected)
+    assert sorted(torch.cat([packed.flatten() for _, packed, _ in spy.calls]).tolist()) == y.flatten().tolist()
+
+
+def test_quadtree_steps_see_only_what_was_decoded_before():
+    y = torch.arange(1.0, 1 + 8 * 4 * 6).view(1, 8, 4, 6)
+    quadtree, recorder = spied()
+    quadtree.code(y, prior(y), Spy(), "frame")
+    for step, seen in enumerate(recorder.inputs, start=1):
+        expected = torch.zeros_like(y)
+        for phases in TABLE[:step]:
+            for group, phase in enumerate(phases):
+                row, column = OFFSETS[phase]
+                place = (slice(None), slice(2 * group, 2 * group + 2), slice(row, None, 2), slice(column, None, 2))
+                expected[place] = y[place]
+        assert torch.equal(seen[:, :8], expected)
+        assert torch.equal(seen[:, 8:], prior(y))
+
+
+def test_quadtree_normalises_by_quantisation_step_of_at_least_half():
+    y = torch.randn(1, 8, 4, 4)
+    for step, divisor in ((0.1, 0.5), (4.0, 4.0)):
+        spy, (quadtree, _) = Spy(), spied()
+        y_hat = quadtree.code(y, prior(y, step=step), spy, "frame")
+        torch.testing.assert_close(y_hat, y)
+        torch.testing.assert_close(sum(packed.sum() for _, packed, _ in spy.calls), y.sum() / divisor)
+
+
+def test_quadtree_first_step_takes_scale_and_mean_of_prior_and_later_ones_of_networks():
+    y = torch.randn(1, 8, 2, 2)
+    spy, (quadtree, _) = Spy(), spied(scale=5.0, mean=6.0)
+    quadtree.code(y, prior(y, scale=2.0, mean=3.0), spy, "frame")
+    values = [(d.scale.unique().tolist(), d.mean.unique().tolist()) for _, _, d in spy.calls]
+    assert values == [([2.0], [3.0])] + 3 * [([5.0], [6.0])]
+
+
+def test_quadtree_with_log_scale_predicts_relative_to_unit():
+    y, unit = torch.randn(1, 8, 2, 2), torch.full((1, 8, 1, 1), 3.0)
+    spy, (quadtree, recorder) = Spy(), spied(log_scale=True, scale=0.0, mean=2.0)
+    quadtree.code(y, prior(y, scale=1.0, mean=-1.0), spy, "frame", unit)
+    values = [(d.scale[0, 0, 0, 0].item(), d.mean[0, 0, 0, 0].item()) for _, _, d in spy.calls]
+    assert values[0] == pytest.approx((3 * 2.718281828, -3.0))
+    assert values[1:] == 3 * [pytest.approx((3.0, 6.0))]
+    assert recorder.inputs[-1][:, :8].abs().max().item() <= y.abs().max().item() / 3
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_quadtree_gradients_reach_every_network(shared):
+    torch.manual_seed(0)
+    networks = [PointwiseConv(12, 16) for _ in range(1 if shared else 3)]
+    quadtree = QuadtreeContext(
+        8, [PointwiseConv(32, 12) for _ in range(3)], networks * (3 if shared else 1), "gaussian", log_scale=True
+    )
+    estimator = RateEstimator()
+    y = torch.randn(2, 8, 3, 5) * 3
+    y_hat = quadtree.code(y, torch.rand(2, 24, 3, 5), estimator, "frame")
+    assert y_hat.shape == y.shape
+    assert len(quadtree.networks) == (1 if shared else 3)
+    assert_gradients_reach_all(quadtree, torch.stack(list(estimator.bits.values())))
+
+
+def test_quadtree_of_odd_channels_raises():
+    with pytest.raises(ValueError, match="multiple of 4 channels, got 6"):
+        QuadtreeContext(6, [], [], "laplace")
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_masks_of_a_step_cover_each_position_once_and_unpack_inverts_pack(size):
+    masks = phase_masks(*size, torch.device("cpu"), torch.float32)
+    assert masks.shape == (4, 4, 1, *size)
+    assert torch.equal(masks.sum(dim=0), torch.ones(4, 1, *size))
+    assert torch.equal(masks.sum(dim=1), torch.ones(4, 1, *size))
+    packed = torch.randn(2, 3, *size)
+    for mask in masks:
+        assert torch.equal(pack(unpack(packed, mask), mask), packed)
+
+
+def test_code_hyper_names_its_latent():
+    spy, z = Spy(), torch.randn(1, 3, 1, 2)
+    assert code_hyper(z, FactorisedPrior(3), (1, 3, 1, 2), spy, "hyper/frame") is z
+    name, _, distribution = spy.calls[0]
+    assert (name, distribution.shape) == ("hyper/frame", (1, 3, 1, 2))
