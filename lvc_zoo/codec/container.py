@@ -77,6 +77,12 @@ class Header:
                 raise ValueError(f"{name} is {value}, a stream holds 1 to {(1 << 16) - 1}")
         if not 0 < self.frame_rate < 1 << 16:
             raise ValueError(f"frame rate is {self.frame_rate}, expected a positive number of frames per second")
+        for name, known in (("device", DEVICES), ("matrix", MATRICES), ("chroma", CHROMA), ("bit_depth", (8, 10))):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} is {getattr(self, name)!r}, a stream holds {' or '.join(map(str, known))}")
+        for name in ("weights_digest", "table_digest"):
+            if len(getattr(self, name)) != 8:
+                raise ValueError(f"{name} has {len(getattr(self, name))} bytes, expected 8")
 
     def to_bytes(self, stream_id: int) -> bytes:
         """The header's bytes; `stream_id` is the CRC-32 of the first payload."""
@@ -186,8 +192,11 @@ class StreamWriter:
         if self._pending is not None:
             self._write_unit(*self._pending)
             self._pending = None
-        if len(packet.payload) >= MAX_PAYLOAD:
-            raise ValueError(f"frame {poc} takes {len(packet.payload)} bytes, a packet holds less than {MAX_PAYLOAD}")
+        if len(packet.payload) >= MAX_PAYLOAD or len(packet.payload) % 4:
+            raise ValueError(
+                f"frame {poc} takes {len(packet.payload)} bytes, a packet holds less than {MAX_PAYLOAD}, "
+                "in words of 4; code a smaller picture or at lower q"
+            )
         head = bytes([TYPES.index(packet.frame_type) << 6 | packet.q]) + _packet_length(len(packet.payload))
         symbols = struct.pack("<H", packet.symbols_crc)
         crc = binascii.crc_hqx(head + symbols + packet.payload, _seed(self._stream_id, poc))
@@ -249,15 +258,18 @@ class StreamReader:
         checksum = self._file.read(4)
         if len(body) < length or len(checksum) < 4:
             raise BitstreamError("the file ends inside its header: truncated")
-        if body[0] != VERSION:
-            raise BitstreamError(f"container version {body[0]}, this library reads {VERSION}; use a newer lvc_zoo")
         if struct.unpack("<I", checksum)[0] != zlib.crc32(magic + raw + body):
             raise BitstreamError("the header's CRC-32 does not match: damaged file")
-        header, stream_id = _parse_header(io.BytesIO(body))
+        if body and body[0] != VERSION:
+            raise BitstreamError(f"container version {body[0]}, this library reads {VERSION}; use a newer lvc_zoo")
+        try:
+            header, stream_id = _parse_header(io.BytesIO(body))
+        except (struct.error, ArithmeticError, IndexError, ValueError) as error:
+            raise BitstreamError(f"the header holds what no lvc_zoo writes ({error}): foreign file") from error
         return header, stream_id, len(magic + raw + body) + 4
 
     def read(self, poc: int) -> Unit | Packet | None:
-        """The next element; None at the trailer.
+        """The next element; None at the end, after a sound trailer.
 
         Args:
             poc: of the frame that is expected, for the check and for messages.
@@ -268,8 +280,11 @@ class StreamReader:
         first = self._file.read(1)
         if not first:
             raise BitstreamError(f"the stream ends before frame {poc}: truncated, or still being written", poc=poc)
+        if first[0] == MARKER << 6 | END:
+            self._check_end(first, poc)
+            return None
         if first[0] >> 6 == MARKER:
-            return None if first[0] & 63 == END else self._read_unit(first, poc)
+            return self._read_unit(first, poc)
         length, raw = self._read_length(poc)
         rest = self._file.read(4 + length)
         if len(rest) < 4 + length:
@@ -282,7 +297,7 @@ class StreamReader:
         return Packet(TYPES[first[0] >> 6], first[0] & 63, rest[4:], symbols_crc)
 
     def _read_unit(self, first: bytes, poc: int) -> Unit:
-        frames, raw = _read_varint(self._file)
+        frames, raw = _read_varint(self._file, poc)
         crc = self._file.read(2)
         if len(crc) < 2:
             raise BitstreamError(f"the stream ends before frame {poc}: truncated", poc=poc)
@@ -292,6 +307,24 @@ class StreamReader:
                 poc=poc,
             )
         return Unit(poc, frames, bool(first[0] & FINAL))
+
+    def _check_end(self, first: bytes, poc: int) -> None:
+        """Check the trailer: a damaged byte that looks like its mark must not end the stream quietly."""
+        body, frames = bytearray(first), 0
+        count, raw = _read_varint(self._file, poc)
+        body += raw
+        for i in range(3 * count):
+            value, raw = _read_varint(self._file, poc)
+            body += raw
+            frames += value if i % 3 == 0 else 0
+        body += self._file.read(4)
+        checksum = self._file.read(4)
+        if len(checksum) < 4:
+            raise BitstreamError(f"the stream ends inside the trailer after frame {poc - 1}: truncated", poc=poc)
+        if struct.pack("<I", zlib.crc32(body)) != checksum or frames != poc:
+            raise BitstreamError(
+                f"what follows frame {poc - 1} is neither a frame nor a sound trailer: damaged", poc=poc
+            )
 
     def _read_length(self, poc: int) -> tuple[int, bytes]:
         raw = self._file.read(1)
@@ -397,12 +430,13 @@ def varint(value: int) -> bytes:
     return bytes(out)
 
 
-def _read_varint(file: BinaryIO) -> tuple[int, bytes]:
+def _read_varint(file: BinaryIO, poc: int | None = None) -> tuple[int, bytes]:
     value, raw = 0, b""
     while True:
         byte = file.read(1)
         if not byte or len(raw) == 9:
-            raise BitstreamError("the file ends inside a number, or holds one that is too large: truncated or damaged")
+            where = "in the header or trailer" if poc is None else f"after frame {poc - 1}"
+            raise BitstreamError(f"a number {where} does not end: truncated or damaged", poc=poc)
         value |= (byte[0] & 0x7F) << 7 * len(raw)
         raw += byte
         if byte[0] < 0x80:
