@@ -30,17 +30,19 @@ def observe(module: nn.Module, *patterns: str) -> Iterator[dict[str, list[Any]]]
         >>> seen["1"][0].tolist()
         [0.0, 2.0]
     """
-    seen: dict[str, list[Any]] = {}
-    handles = []
+    chosen: dict[str, nn.Module] = {}
     for pattern in patterns:
         matching = re.compile(translate(pattern))
-        chosen = {name: part for name, part in module.named_modules() if name and matching.match(name)}
-        if not chosen:
+        found = {name: part for name, part in module.named_modules() if name and matching.match(name)}
+        if not found:
             known = ", ".join(name for name, _ in module.named_children())
             raise ValueError(f"no submodule matches {pattern!r}; the top-level ones are: {known}")
-        for name, part in chosen.items():
-            outputs = seen.setdefault(name, [])
-            handles.append(part.register_forward_hook(lambda _m, _a, out, outputs=outputs: outputs.append(out)))
+        chosen |= found
+    seen: dict[str, list[Any]] = {name: [] for name in chosen}
+    handles = [
+        part.register_forward_hook(lambda _module, _inputs, output, name=name: seen[name].append(output))
+        for name, part in chosen.items()
+    ]
     try:
         yield seen
     finally:
