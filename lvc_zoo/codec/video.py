@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar, NamedTuple
 
@@ -347,9 +348,9 @@ class VideoCodec(Pretrained, nn.Module):
         Yields:
             Each coded frame (cropped reconstruction, `(1, 3, H, W)`) and its record, in coding order.
         """
+        rate = self.rate_of(q)
         if int(q) != q:
             raise ValueError(f"q is {q}, a stream stores whole rate points 0 to {MAX_Q}; round it")
-        rate = self.rate_of(q)
         structure = self._structure(structure)
         check_tables(self)
         source = _Stream(reader, structure, self.pad_multiple, self.device)
@@ -477,9 +478,7 @@ class VideoCodec(Pretrained, nn.Module):
         packets: dict[int, Packet] = {}
 
         def plans() -> Iterator[FramePlan]:
-            for i, (plan, packet) in enumerate(coded_frames(reader, first)):
-                if i == count:
-                    return
+            for plan, packet in islice(coded_frames(reader, first), count):
                 packets[plan.poc] = packet
                 yield plan
 
