@@ -350,7 +350,7 @@ class BiECVCInter(nn.Module):
             self.prediction = Prediction(full)
             self.transform = BlockTransform(latent)
             self.latent_scale = LatentScale(latent, lambdas, LAYERS)
-            quieten(self.encoder.down4, self.reconstruction.picture, self.motion.get_submodule("decoder.flow.1.0"))
+            quieten(self.encoder.down4, self.reconstruction.picture)
             quieten(*(last for name, last in self.motion.estimator.named_modules() if name.endswith(".8")))
 
     @staticmethod

@@ -111,13 +111,14 @@ class VideoCompressionTask(L.LightningModule):
 
     def _frames(self, clip: Tensor, stride: int, rate: Tensor, first_sample: int) -> Iterator[CodedFrame]:
         """The trained frames."""
-
-        def coder_for(plan: FramePlan) -> RateEstimator:
-            return RateEstimator(Noise(self.seed, self.global_step, first_sample, plan.poc))
-
-        for frame in code_sequence(self.codec, ClipSource(clip), self.plans(clip.shape[1], stride), coder_for, rate):
+        plans = self.plans(clip.shape[1], stride)
+        for frame in code_sequence(self.codec, ClipSource(clip), plans, self.coder_for(first_sample), rate):
             if frame.plan.frame_type is self.trained:
                 yield frame
+
+    def coder_for(self, first_sample: int) -> Callable[[FramePlan], RateEstimator]:
+        """Estimators with this step's noise; `first_sample` is the batch's first index in the global batch."""
+        return lambda plan: RateEstimator(Noise(self.seed, self.global_step, first_sample, plan.poc))
 
     def plans(self, num_frames: int, stride: int) -> list[FramePlan]:
         """Plans of a training clip whose frames lie `stride` apart."""
