@@ -48,7 +48,7 @@ def measure_complexity(
 ) -> dict[str, Complexity]:
     """MACs and parameters of a codec's networks, encoder and decoder together with the shared part counted once.
 
-    Counted are convolutions, 1x1 convolutions written as linear maps, and block transforms; not biases, activations,
+    Counted are convolutions, 1x1 ones included, and block transforms; not biases, activations,
     warping, interpolation or entropy coding.
 
     Args:
@@ -213,7 +213,7 @@ class _Counter:
         return Complexity(scaled, parameters, attention, notes)
 
     def _totals(self) -> tuple[float, float]:
-        """MACs of convolutions and linear maps, and of batched products, which only attention uses."""
+        """MACs of convolutions, and of batched products, which only attention uses."""
         counts = self._flops.get_flop_counts().get("Global", {})
         attention = sum(value for op, value in counts.items() if op is torch.ops.aten.bmm)
         return (self._flops.get_total_flops() - attention) / 2, attention / 2

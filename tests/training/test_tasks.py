@@ -2,6 +2,7 @@
 
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from lvc_zoo.color import ColorSpec
 from lvc_zoo.data import open_writer
 from lvc_zoo.data.datasets import RandomClips, TrainingClip, decode_folder
 from lvc_zoo.models import create_model
+from lvc_zoo.training.motion import BiECVCMotionTask
 from lvc_zoo.training.tasks import BiECVCTask, IntraTask
 from tests.miniature import moving_clip
 
@@ -101,3 +103,14 @@ def test_shortcut_keeps_leading_components_of_training_blocks():
     torch.testing.assert_close(
         network.latent_scale.log_deviation.exp().flatten()[:3], torch.tensor([8.0, 7.0, 6.0]), rtol=0.1, atol=0
     )
+
+
+def test_motion_task_trains_motion_alone(footage, tmp_path):
+    clips = RandomClips(decode_folder(footage, tmp_path), length=4, num_frames=5, crop=64)
+    batch = torch.utils.data.default_collate([clips[i] for i in range(4)])
+    task = BiECVCMotionTask(variant="biecvc-tiny")
+    task.trainer = SimpleNamespace(estimated_stepping_batches=2, global_step=1, global_rank=0)
+    task.log_dict = lambda *_, **__: None
+    task.training_step(batch, 0).backward()
+    reached = {name.split(".")[0] for name, p in task.network.named_parameters() if p.grad is not None}
+    assert reached == {"motion"}
