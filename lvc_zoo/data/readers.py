@@ -82,7 +82,8 @@ def open_video(
     if reader.color.assumed and color is None:
         warnings.warn(
             f"{path} does not say which matrix its colours use; guessing {reader.color.matrix} from its "
-            f"{reader.height} lines. Give color=ColorSpec(matrix=..., full_range=...) to override",
+            f"{reader.height} lines; override with color=ColorSpec(matrix=..., full_range=...), --color-matrix and "
+            "--color-range on the command line",
             stacklevel=2,
         )
     return reader
