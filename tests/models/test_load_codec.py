@@ -17,11 +17,11 @@ def encode(codec, path):
 
 def test_bundled_weights_are_found_by_the_header(monkeypatch, tmp_path, tiny_weights):
     path = encode(VideoCodec.from_pretrained(tiny_weights), tmp_path / "a.lvc")
+    (tmp_path / "bundled").mkdir()
+    monkeypatch.setattr(hub, "BUNDLED", tmp_path / "bundled")
     with pytest.raises(BitstreamError, match="neither bundled nor from the Hub"):
         load_codec_for(path)
-    (tmp_path / "bundled").mkdir()
     (tmp_path / "bundled/biecvc-tiny").symlink_to(tiny_weights)
-    monkeypatch.setattr(hub, "BUNDLED", tmp_path / "bundled")
     codec = load_codec_for(path)
     assert (codec.variant, codec.weights_digest()) == ("biecvc-tiny", read_header(path).weights_digest)
     assert not codec.training
