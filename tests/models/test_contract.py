@@ -127,12 +127,7 @@ def test_decoder_never_sees_the_picture(codec, coded):
     assert seen == [None] * 5
 
 
-PAPER_SIZE = ["biecvc"]
-
-
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=pytest.mark.slow) if n in PAPER_SIZE else n for n in list_models()]
-)
+@pytest.mark.parametrize("name", list_models())
 def test_every_parameter_gets_a_gradient(name):
     """Over 33 frames of 16x16 and all anchors; five layers of B frames, references of every kind."""
     torch.manual_seed(0)
