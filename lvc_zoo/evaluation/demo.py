@@ -305,5 +305,5 @@ def draw(path: Path, results: list[DemoResult], source: Tensor, poc: int) -> Non
                 axes.bar([r.poc for r in chosen], [8 * packet_bytes(r) for r in chosen], color=color, label=kind)
         axes.set(title=f"{result.name}: {result.video.size_bytes:,} bytes", xlabel="frame", ylabel="bits")
         axes.set_ylim(0, 1.05 * top)
-        axes.legend(title="type", loc="upper right", ncols=3)
+        axes.legend(title="type", loc="upper left", bbox_to_anchor=(1, 1))
     figure.savefig(path, dpi=110)

@@ -54,7 +54,7 @@ class BiECVCConfig:
     """Shape of BiECVC; the defaults are the paper's size.
 
     Attributes:
-        intra: its I-frame codec; lambdas and the rate rule are taken from there.
+        intra: its I-frame codec; the lambdas are taken from there.
         features: (D0, D1, D2), widths of reference features and contexts at full, half and quarter size.
         current: (C0, C1, C2), widths of the current feature.
         latent: channels of y.
@@ -321,13 +321,12 @@ class BiECVCInter(nn.Module):
         full, half, quarter = config.features
         latent, hyper, lambdas = config.latent, config.hyper, config.intra.lambdas
         scales = (1.0,) * len(lambdas) if config.shortcut else feature_gains(lambdas)
-        rule = config.intra.rate_rule
 
         self.motion = MotionCodec(config)
         self.miner = ContextMiner(config)
         self.stem = Conv2d(6 if config.shortcut else 3, config.current[0])
         self.gating = nn.ModuleDict({side: ContextGating(config) for side in ("encoder", "decoder")})
-        self.encoder_gain = RateGain(config.current[1] + half, scales, LAYERS, rule)
+        self.encoder_gain = RateGain(config.current[1] + half, scales, LAYERS)
         self.encoder = ContextualEncoder(config.current[0], config.current[1:], config.features, latent)
         self.hyper_analysis = HyperAnalysis(latent, hyper)
         self.hyper_prior = FactorisedPrior(hyper)
@@ -336,7 +335,7 @@ class BiECVCInter(nn.Module):
             Conv2d(2 * quarter, quarter, stride=2), nn.LeakyReLU(0.1), Conv2d(quarter, latent, stride=2)
         )
         self.prior_adaptors, self.prior_fusion, self.quadtree = self._parameter_networks(config)
-        self.decoder_gain = RateGain(config.current[1], tuple(1 / s for s in scales), LAYERS, rule)
+        self.decoder_gain = RateGain(config.current[1], tuple(1 / s for s in scales), LAYERS)
         self.decoder = ContextualDecoder(latent, config.current, config.features[1:])
         self.reconstruction = Reconstruction(
             full + config.current[0] + (3 if config.shortcut else 0),
