@@ -175,7 +175,6 @@ class StreamWriter:
         self._stream_id: int | None = None
         self._units: list[list[int]] = []
         self._pending: tuple[int, bool] | None = None
-        self._first = 0
         self._open_ended = False
         self.size_bytes = 0
 
@@ -244,7 +243,6 @@ class StreamReader:
     def __init__(self, file: BinaryIO):
         self._file = file
         self.header, self.stream_id, self.header_bytes = self._read_header()
-        self._next_first = 0
 
     def _read_header(self) -> tuple[Header, int, int]:
         magic = self._file.read(len(MAGIC))

@@ -319,7 +319,8 @@ def test_untagged_raw_file_warns(tmp_path):
     path = tmp_path / "a.yuv"
     path.write_bytes(bytes(384))
     with pytest.warns(UserWarning, match="guessing bt601"):
-        open_video(path, size=(16, 16))
+        reader = open_video(path, size=(16, 16))
+    assert reader.color.assumed
 
 
 def test_png_folder_is_read_in_the_order_of_its_numbers(tmp_path):
