@@ -71,6 +71,46 @@ class PointwiseConv(Conv2d):
         super().__init__(in_channels, out_channels, kernel_size=1, stride=stride)
 
 
+class TransposedConv2d(nn.Module):
+    """3x3 transposed convolution, `(B, in, H, W)` to `(B, out, stride * H, stride * W)`, see `convolve`.
+
+    The weights are those of `nn.ConvTranspose2d(in, out, 3, stride, padding=1, output_padding=stride - 1)`, `(in, out,
+    3, 3)`. Of stride 2 it is one 1x1 convolution that gives every tap's product, and a sum of shifted products.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        stride: 1 or 2.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int = 1):
+        super().__init__()
+        if stride not in (1, 2):
+            raise ValueError(f"stride is {stride}, expected 1 or 2")
+        self.stride = stride
+        plain = nn.ConvTranspose2d(in_channels, out_channels, 3)
+        self.weight = plain.weight
+        self.bias = plain.get_parameter("bias")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return `(B, out, stride * H, stride * W)`."""
+        if self.stride == 1:
+            return convolve(x, self.weight.transpose(0, 1).flip(2, 3), self.bias)
+        products = convolve(x, self.weight.permute(2, 3, 1, 0).flatten(0, 2)[:, :, None, None])
+        rows = _interleave(*products.unflatten(1, (3, -1)).unbind(1), dim=2)
+        out = _interleave(*rows.unflatten(1, (3, -1)).unbind(1), dim=3)
+        return (out + self.bias[:, None, None]).contiguous(memory_format=torch.channels_last)
+
+
+def _interleave(before: Tensor, here: Tensor, after: Tensor, dim: int) -> Tensor:
+    """The three taps' products of a stride-2 transposed convolution, along one dimension, to twice as many samples.
+
+    An even sample lies on an input sample; an odd one after one input sample and before the next.
+    """
+    ahead = F.pad(before, (0, 1) if dim == 3 else (0, 0, 0, 1)).narrow(dim, 1, before.shape[dim])
+    return torch.stack([here, after + ahead], dim=dim + 1).flatten(dim, dim + 1)
+
+
 class SubpixelConv(nn.Sequential):
     """Convolution to `4 * out_channels`, then pixel-shuffle: `(B, in, H, W)` to `(B, out, 2H, 2W)`.
 
@@ -179,28 +219,38 @@ class ResidualBlock(nn.Module):
     Args:
         channels: C.
         bottleneck: halve the inner width, slope 0.1 and a closing activation, as in DCVC's contextual codec.
+        start: begin with an activation; DCVC-TCM's codecs do not.
+        end: close the branch with an activation; None leaves it to `bottleneck`.
     """
 
-    def __init__(self, channels: int, *, bottleneck: bool = False):
+    def __init__(self, channels: int, *, bottleneck: bool = False, start: bool = True, end: bool | None = None):
         super().__init__()
         inner = channels // 2 if bottleneck else channels
         self.slope = 0.1 if bottleneck else 0.01
-        self.end_activation = bottleneck
+        self.start_activation = start
+        self.end_activation = bottleneck if end is None else end
         self.conv1 = Conv2d(channels, inner)
         self.conv2 = Conv2d(inner, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return `(B, C, H, W)`."""
-        out = self.conv1(F.leaky_relu(x, self.slope))
+        out = self.conv1(F.leaky_relu(x, self.slope) if self.start_activation else x)
         out = self.conv2(F.leaky_relu(out, self.slope))
         return x + (F.leaky_relu(out, self.slope) if self.end_activation else out)
 
 
 class ResidualDown(nn.Module):
-    """Residual block that halves the size: `(B, in, H, W)` to `(B, out, ceil(H / 2), ceil(W / 2))`."""
+    """Residual block that halves the size: `(B, in, H, W)` to `(B, out, ceil(H / 2), ceil(W / 2))`.
 
-    def __init__(self, in_channels: int, out_channels: int):
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        activation: closes the branch; None is LeakyReLU.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, activation: nn.Module | None = None):
         super().__init__()
+        self.activation = activation or nn.LeakyReLU(0.1)
         self.conv1 = Conv2d(in_channels, out_channels, stride=2)
         self.conv2 = Conv2d(out_channels, out_channels)
         self.skip = PointwiseConv(in_channels, out_channels, stride=2)
@@ -208,22 +258,30 @@ class ResidualDown(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return `(B, out, ceil(H / 2), ceil(W / 2))`."""
         out = F.leaky_relu(self.conv1(x), 0.01)
-        return F.leaky_relu(self.conv2(out), 0.1) + self.skip(x)
+        return self.activation(self.conv2(out)) + self.skip(x)
 
 
 class ResidualUp(nn.Module):
-    """Residual block that doubles the size by pixel-shuffle: `(B, in, H, W)` to `(B, out, 2H, 2W)`."""
+    """Residual block that doubles the size by pixel-shuffle: `(B, in, H, W)` to `(B, out, 2H, 2W)`.
 
-    def __init__(self, in_channels: int, out_channels: int):
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        kernel_size: of the sub-pixel convolutions, 1 or 3.
+        activation: closes the branch; None is LeakyReLU.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 1, activation: nn.Module | None = None):
         super().__init__()
-        self.up = SubpixelConv(in_channels, out_channels)
+        self.up = SubpixelConv(in_channels, out_channels, kernel_size)
         self.conv = Conv2d(out_channels, out_channels)
-        self.skip = SubpixelConv(in_channels, out_channels)
+        self.activation = activation or nn.LeakyReLU(0.1)
+        self.skip = SubpixelConv(in_channels, out_channels, kernel_size)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return `(B, out, 2H, 2W)`."""
         out = F.leaky_relu(self.up(x), 0.01)
-        return F.leaky_relu(self.conv(out), 0.1) + self.skip(x)
+        return self.activation(self.conv(out)) + self.skip(x)
 
 
 class UNet(nn.Module):

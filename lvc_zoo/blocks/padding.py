@@ -1,15 +1,21 @@
 """Padding to a multiple and cropping back."""
 
+from typing import Literal
+
 import torch.nn.functional as F
 from torch import Tensor
 
+PadMode = Literal["replicate", "zeros"]
+"""What fills the padding: the last row and column, or zeros."""
 
-def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
-    """Replicate the last row and column until height and width are multiples of `multiple`.
+
+def pad_to_multiple(x: Tensor, multiple: int, mode: PadMode = "replicate") -> Tensor:
+    """Extend height and width, at the bottom and at the right, to multiples of `multiple`.
 
     Args:
         x: `(B, C, H, W)`, any H, W >= 1.
         multiple: a positive integer.
+        mode: what fills the new rows and columns.
 
     Returns:
         `(B, C, H', W')` with H' and W' the next multiples; `x` itself where nothing is missing.
@@ -22,7 +28,9 @@ def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
     if multiple < 1:
         raise ValueError(f"padding multiple is {multiple}, expected a positive integer; 1 means no padding")
     bottom, right = -x.shape[-2] % multiple, -x.shape[-1] % multiple
-    return F.pad(x, (0, right, 0, bottom), mode="replicate") if bottom or right else x
+    if not (bottom or right):
+        return x
+    return F.pad(x, (0, right, 0, bottom), mode="constant" if mode == "zeros" else "replicate")
 
 
 def crop_to_size(x: Tensor, size: tuple[int, int]) -> Tensor:
