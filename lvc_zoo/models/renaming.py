@@ -1,0 +1,72 @@
+"""Names of official checkpoints to ours: rules of a model, then those of the blocks that the DCVC family shares."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+
+from torch import Tensor
+
+from ..errors import WeightsError
+
+Rule = tuple[str, str | Callable[[re.Match[str]], str]]
+"""A regular expression of official names, and what stands for it in ours."""
+
+UNET = r"(refine\.0|reconstruction\.feature\.\d)"
+
+BLOCK_NAMES: tuple[Rule, ...] = (
+    (r"\bblock\.0\.conv1\.0\.", "spatial.conv1."),
+    (r"\bblock\.0\.depth_conv\.", "spatial.depthwise."),
+    (r"\bblock\.0\.conv2\.", "spatial.conv2."),
+    (r"\bblock\.0\.adaptor\.", "spatial.skip."),
+    (r"\bblock\.1\.conv(_out|\.2)\.", "ffn.conv2."),
+    (r"\bblock\.1\.conv(\.0)?\.", "ffn.conv1."),
+    (r"\bdownsample\.", "skip."),
+    (r"\bsubpel_conv\.0\.", "up.0."),
+    (r"\bupsample\.0\.", "skip.0."),
+    (UNET + r"\.conv(\d)\.", r"\1.down\2."),
+    (UNET + r"\.up(\d)\.", lambda m: f"{m[1]}.up{int(m[2]) - 1}."),
+    (r"\bcontext_refine\.", "middle."),
+    (r"\bup_conv(\d)\.", lambda m: f"merge{int(m[1]) - 1}."),
+)
+"""What follows inside a block, once its own place is renamed; each rule applies anywhere in a name."""
+
+
+def rename(
+    checkpoint: Mapping[str, Tensor], rules: Sequence[Rule], codec: str, blocks: Sequence[Rule] = BLOCK_NAMES
+) -> dict[str, Tensor]:
+    """Rename an official checkpoint.
+
+    Args:
+        checkpoint: official names to tensors.
+        rules: of the model; the first whose expression starts a name renames that start.
+        codec: what the checkpoint should be of, for the message.
+        blocks: applied to the result, one after the other.
+
+    Returns:
+        Our names to the same tensors (no tables: `models.checkpoint.convert_checkpoint` has them built).
+
+    Raises:
+        WeightsError: for names that the rules do not know.
+
+    Example:
+        >>> import torch
+        >>> list(rename({"enc_0.downsample.bias": torch.zeros(1)}, [("enc_", "analysis.")], "a toy"))
+        ['analysis.0.skip.bias']
+    """
+    converted, unknown = {}, []
+    for name, tensor in checkpoint.items():
+        for pattern, replacement in rules:
+            renamed, count = re.subn("^" + pattern, replacement, name)
+            if count:
+                break
+        else:
+            unknown.append(name)
+            continue
+        for pattern, replacement in blocks:
+            renamed = re.sub(pattern, replacement, renamed)
+        converted[renamed] = tensor
+    if unknown:
+        raise WeightsError(
+            f"checkpoint entry {', '.join(map(repr, unknown[:8]))}{', ...' if len(unknown) > 8 else ''} is not a name "
+            f"of {codec} ({len(unknown)} of {len(checkpoint)} are not); wrong file or wrong variant?"
+        )
+    return converted
