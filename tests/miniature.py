@@ -42,9 +42,12 @@ def miniature() -> BiECVC:
             if not name.endswith(("basic", "scale")):
                 spread = parameter[0].numel() ** -0.5 if parameter.dim() == 4 and parameter.shape[0] > 1 else 0.1
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * spread)
-        for part in (codec.intra, codec.inter, codec.inter.motion):
-            spread_scales(part.prior_fusion[-1], 1 / 3, 1 / 3)
-            for network in part.quadtree.networks:
+        latents = (codec.inter.latents, codec.inter.motion.latents)
+        fusions = [codec.intra.hyper.synthesis[-1], *(part.fusion[-1] for part in latents)]
+        quadtrees = [codec.intra.quadtree, *(part.quadtree for part in latents)]
+        for fusion, quadtree in zip(fusions, quadtrees, strict=True):
+            spread_scales(fusion, 1 / 3, 1 / 3)
+            for network in quadtree.networks:
                 spread_scales(network[-1], 0.0, 1 / 2)
         for last in (codec.intra.analysis2[-1], codec.inter.encoder.down4, codec.inter.motion.encoder.down3[-1]):
             last.weight *= 40

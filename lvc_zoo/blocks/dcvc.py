@@ -1,4 +1,4 @@
-"""Parts that the codecs of the DCVC family share: pyramids, hyper transforms, the contextual codec, reconstruction."""
+"""Parts that the codecs of the DCVC family share: hyper transforms, the contextual codec, reconstruction."""
 
 from collections.abc import Callable
 
@@ -6,32 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from .conv import Conv2d, DepthConvBlock, PointwiseConv, ResidualBlock, ResidualDown, ResidualUp, SubpixelConv, UNet
+from .gdn import GDN
 
 ContextAt = Callable[[int, Tensor], Tensor]
 """Context of a scale (0 full, 1 half, 2 quarter size) given the current feature there: `(B, D_l, H_l, W_l)`."""
-
-
-class FeaturePyramid(nn.Module):
-    """Features of a reference at full, half and quarter size.
-
-    Args:
-        channels: widths of the three scales.
-        light: the full scale passes unchanged (BiECVC, CHOICE H2 of the reference sheet); otherwise it has a
-            convolution and a residual block of its own (DCVC-DC).
-    """
-
-    def __init__(self, channels: tuple[int, int, int], *, light: bool = False):
-        super().__init__()
-        full, half, quarter = channels
-        self.scale0 = nn.Identity() if light else nn.Sequential(Conv2d(full, full), ResidualBlock(full))
-        self.scale1 = nn.Sequential(Conv2d(full, half, stride=2), ResidualBlock(half))
-        self.scale2 = nn.Sequential(Conv2d(half, quarter, stride=2), ResidualBlock(quarter))
-
-    def forward(self, feature: Tensor) -> list[Tensor]:
-        """`[(B, C0, H, W), (B, C1, H/2, W/2), (B, C2, H/4, W/4)]` of a feature `(B, C0, H, W)`."""
-        full = self.scale0(feature)
-        half = self.scale1(full)
-        return [full, half, self.scale2(half)]
 
 
 class HyperAnalysis(nn.Sequential):
@@ -51,19 +29,27 @@ class HyperAnalysis(nn.Sequential):
 
 
 class HyperSynthesis(nn.Sequential):
-    """Hyper latent `(B, channels, H, W)` to `(B, out, 4H, 4W)`: 3x3 convolutions and two sub-pixel upsamplings."""
+    """Hyper latent `(B, channels, H, W)` to `(B, out, 4H, 4W)`: 3x3 convolutions and two sub-pixel upsamplings.
 
-    def __init__(self, channels: int, out_channels: int):
+    Args:
+        channels: channels of the hyper latent.
+        out_channels: channels of the result.
+        wide: inner channels after the first upsampling; None is `channels`.
+        up_kernel: kernel of the sub-pixel upsampling.
+    """
+
+    def __init__(self, channels: int, out_channels: int, wide: int | None = None, up_kernel: int = 1):
+        wide = wide or channels
         super().__init__(
             Conv2d(channels, channels),
             nn.LeakyReLU(0.01),
-            SubpixelConv(channels, channels),
+            SubpixelConv(channels, channels, up_kernel),
             nn.LeakyReLU(0.01),
-            Conv2d(channels, channels),
+            Conv2d(channels, wide),
             nn.LeakyReLU(0.01),
-            SubpixelConv(channels, channels),
+            SubpixelConv(wide, wide, up_kernel),
             nn.LeakyReLU(0.01),
-            Conv2d(channels, out_channels),
+            Conv2d(wide, out_channels),
         )
 
 
@@ -123,6 +109,10 @@ class MotionDecoder(nn.Module):
         return self.flow(self.up2(feature) * gain), feature
 
 
+def _normalised(convolution: nn.Module, channels: int, gdn: bool, *, inverse: bool = False) -> nn.Module:
+    return nn.Sequential(convolution, GDN(channels, inverse=inverse)) if gdn else convolution
+
+
 class ContextualEncoder(nn.Module):
     """Picture to latent, a context joining at each of three scales.
 
@@ -131,19 +121,28 @@ class ContextualEncoder(nn.Module):
         current: widths of the current feature at half and quarter size.
         context: widths of the contexts at full, half and quarter size.
         latent: channels of the latent.
+        gdn: normalise after each convolution but the last (DCVC-TCM); residual blocks then start without activation.
     """
 
-    def __init__(self, in_channels: int, current: tuple[int, int], context: tuple[int, int, int], latent: int):
+    def __init__(
+        self,
+        in_channels: int,
+        current: tuple[int, int],
+        context: tuple[int, int, int],
+        latent: int,
+        *,
+        gdn: bool = False,
+    ):
         super().__init__()
         half, quarter = current
-        self.down1 = Conv2d(in_channels + context[0], half, stride=2)
-        self.refine1 = ResidualBlock(half + context[1], bottleneck=True)
-        self.down2 = Conv2d(half + context[1], quarter, stride=2)
-        self.refine2 = ResidualBlock(quarter + context[2], bottleneck=True)
-        self.down3 = Conv2d(quarter + context[2], quarter, stride=2)
+        self.down1 = _normalised(Conv2d(in_channels + context[0], half, stride=2), half, gdn)
+        self.refine1 = ResidualBlock(half + context[1], bottleneck=True, start=not gdn)
+        self.down2 = _normalised(Conv2d(half + context[1], quarter, stride=2), quarter, gdn)
+        self.refine2 = ResidualBlock(quarter + context[2], bottleneck=True, start=not gdn)
+        self.down3 = _normalised(Conv2d(quarter + context[2], quarter, stride=2), quarter, gdn)
         self.down4 = Conv2d(quarter, latent, stride=2)
 
-    def forward(self, feature: Tensor, context: ContextAt, gain: Tensor) -> Tensor:
+    def forward(self, feature: Tensor, context: ContextAt, gain: Tensor | float = 1.0) -> Tensor:
         """Latent `(B, latent, H/16, W/16)` of `feature (B, in, H, W)`; `gain (B, half + context[1], 1, 1)`."""
         half = self.down1(torch.cat([feature, context(0, feature)], dim=1))
         half = self.refine1(torch.cat([half, context(1, half)], dim=1)) * gain
@@ -159,19 +158,22 @@ class ContextualDecoder(nn.Module):
         latent: channels of the latent.
         current: widths of the decoded feature at full, half and quarter size.
         context: widths of the contexts at half and quarter size.
+        gdn: normalise after each upsampling but the last (DCVC-TCM); residual blocks then start without activation.
     """
 
-    def __init__(self, latent: int, current: tuple[int, int, int], context: tuple[int, int]):
+    def __init__(
+        self, latent: int, current: tuple[int, int, int], context: tuple[int, int], *, gdn: bool = False
+    ):
         super().__init__()
         full, half, quarter = current
-        self.up4 = SubpixelConv(latent, quarter, 3)
-        self.up3 = SubpixelConv(quarter, quarter, 3)
-        self.refine2 = ResidualBlock(quarter + context[1], bottleneck=True)
-        self.up2 = SubpixelConv(quarter + context[1], half, 3)
-        self.refine1 = ResidualBlock(half + context[0], bottleneck=True)
+        self.up4 = _normalised(SubpixelConv(latent, quarter, 3), quarter, gdn, inverse=True)
+        self.up3 = _normalised(SubpixelConv(quarter, quarter, 3), quarter, gdn, inverse=True)
+        self.refine2 = ResidualBlock(quarter + context[1], bottleneck=True, start=not gdn)
+        self.up2 = _normalised(SubpixelConv(quarter + context[1], half, 3), half, gdn, inverse=True)
+        self.refine1 = ResidualBlock(half + context[0], bottleneck=True, start=not gdn)
         self.up1 = SubpixelConv(half + context[0], full, 3)
 
-    def forward(self, y_hat: Tensor, context: ContextAt, gain: Tensor) -> Tensor:
+    def forward(self, y_hat: Tensor, context: ContextAt, gain: Tensor | float = 1.0) -> Tensor:
         """Feature `(B, full, H, W)` of `y_hat (B, latent, H/16, W/16)`; `gain (B, half, 1, 1)`."""
         quarter = self.up3(self.up4(y_hat))
         quarter = self.refine2(torch.cat([quarter, context(2, quarter)], dim=1))
@@ -208,6 +210,32 @@ class Reconstruction(nn.Module):
         """Picture `(B, 3, H, W)` and the propagated feature `(B, channels, H, W)` of `x (B, in, H, W)`."""
         feature = self.feature(x)
         return self.picture(feature), feature
+
+
+class BlendedPrediction(nn.Module):
+    """A prediction of the picture from warped references and contexts, for codecs with a linear shortcut.
+
+    CHOICE, in no paper: between two references a mask per pixel, and a learned correction.
+
+    Args:
+        channels: of each full-size context.
+        references: 1 or 2.
+    """
+
+    def __init__(self, channels: int, references: int):
+        super().__init__()
+        self.references = references
+        last = Conv2d(channels, references - 1 + 3)
+        self.head = nn.Sequential(DepthConvBlock(references * channels, channels), last)
+        quieten(last)
+
+    def forward(self, warped: list[Tensor], contexts: list[Tensor]) -> Tensor:
+        """Prediction `(B, 3, H, W)` from warped pictures `(B, 3, H, W)` and contexts `(B, channels, H, W)`."""
+        mask, correction = self.head(torch.cat(contexts, dim=1)).split([self.references - 1, 3], dim=1)
+        if self.references == 1:
+            return warped[0] + correction
+        mask = torch.sigmoid(mask)
+        return mask * warped[0] + (1 - mask) * warped[1] + correction
 
 
 class QuietHead(PointwiseConv):

@@ -5,6 +5,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+RateRule = Literal["anchors", "geometric"]
+"""How rates lie between the anchors, see `RateGain`."""
+
 
 class RateGain(nn.Module):
     """Channel gains `basic[layer] * scale(rate)`, one model for many rates (DCVC-DC, arXiv 2302.14402).
@@ -22,7 +25,7 @@ class RateGain(nn.Module):
         channels: int,
         scales: tuple[float, ...],
         layers: int = 1,
-        rule: Literal["anchors", "geometric"] = "anchors",
+        rule: RateRule = "anchors",
     ):
         super().__init__()
         self.basic = nn.Parameter(torch.ones(layers, channels, 1, 1))
@@ -48,3 +51,19 @@ class RateGain(nn.Module):
         weight = (rate - below).view(-1, 1, 1, 1)
         scale = torch.lerp(log_scale[below], log_scale[above], weight).exp()
         return self.basic[min(layer, self.basic.shape[0] - 1)] * scale
+
+
+def feature_gains(lambdas: tuple[float, ...]) -> tuple[float, ...]:
+    """CHOICE: initial gains inside a network, in proportion to sqrt(lambda), geometric mean 1."""
+    middle = (lambdas[0] * lambdas[-1]) ** 0.5
+    return tuple((value / middle) ** 0.5 for value in lambdas)
+
+
+def coefficient_gains(lambdas: tuple[float, ...], weight: float = 1.0) -> tuple[float, ...]:
+    """CHOICE: initial gains of orthonormal coefficients; a step of sqrt(2 / lambda) balances rate and distortion.
+
+    Args:
+        lambdas: rate-distortion weight of each anchor.
+        weight: distortion that a unit error of a coefficient makes.
+    """
+    return tuple((weight * value / 2) ** 0.5 for value in lambdas)

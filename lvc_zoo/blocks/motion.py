@@ -115,14 +115,21 @@ class SpyNet(nn.Module):
 
     def forward(self, x: Tensor, reference: Tensor) -> Tensor:
         """Flow from `x` to `reference`, both `(B, 3, H, W)` in [0, 1], H and W multiples of 16; `(B, 2, H, W)`."""
-        targets, sources = self._pyramid(x), self._pyramid(reference)
-        flow = x.new_zeros(x.shape[0], 2, targets[0].shape[-2] // 2, targets[0].shape[-1] // 2)
-        for level, target, source in zip(self.levels, targets, sources, strict=True):
-            flow = upsample_flow(flow)
-            flow = flow + level(torch.cat([target, warp(source, flow), flow], dim=1))
+        flow = self.flows(x, reference)[-1]
         for _ in range(self.finest):
             flow = upsample_flow(flow)
         return flow
+
+    def flows(self, x: Tensor, reference: Tensor) -> list[Tensor]:
+        """Flows of every level, coarsest first, the last `(B, 2, H / 2**finest, W / 2**finest)`."""
+        targets, sources = self._pyramid(x), self._pyramid(reference)
+        flow = x.new_zeros(x.shape[0], 2, targets[0].shape[-2] // 2, targets[0].shape[-1] // 2)
+        flows = []
+        for level, target, source in zip(self.levels, targets, sources, strict=True):
+            flow = upsample_flow(flow)
+            flow = flow + level(torch.cat([target, warp(source, flow), flow], dim=1))
+            flows.append(flow)
+        return flows
 
     def _pyramid(self, x: Tensor) -> list[Tensor]:
         """The picture at every size, coarsest first."""

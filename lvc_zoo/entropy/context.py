@@ -1,10 +1,14 @@
-"""Context models: the hyperprior, and the four-step quadtree of DCVC-DC that codes a latent in quarters."""
+"""Context models: the hyperprior, the quadtree of DCVC-DC that codes a latent in four steps, and both in one."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from ..blocks.conv import DepthConvBlock, PointwiseConv
+from ..blocks.dcvc import QuietHead
+from ..blocks.padding import crop_to_size, pad_to_multiple
 from ..blocks.transform import soft_limit
 from .coder import LatentCoder
 from .distributions import FAMILIES, FactorisedPrior
@@ -110,8 +114,95 @@ def unpack(x: Tensor, mask: Tensor) -> Tensor:
     return spread.contiguous(memory_format=torch.channels_last)
 
 
-def code_hyper(
-    z: Tensor | None, prior: FactorisedPrior, shape: tuple[int, ...], coder: LatentCoder, name: str
-) -> Tensor:
-    """Decoded hyper latent of `shape (B, C, H, W)` under its factorised prior; `z` is None at the decoder."""
-    return coder.code(z, prior.distribution(shape), name=name)
+class Hyperprior(nn.Module):
+    """A hyper latent between its two transforms: what a latent is like, told before the latent itself.
+
+    Args:
+        analysis: latent `(B, C, H, W)`, H and W multiples of 4, to hyper latent `(B, Z, H / 4, W / 4)`.
+        prior: of the Z channels.
+        synthesis: back to parameters `(B, P, H, W)`.
+    """
+
+    def __init__(self, analysis: nn.Module, prior: FactorisedPrior, synthesis: nn.Module):
+        super().__init__()
+        self.analysis = analysis
+        self.prior = prior
+        self.synthesis = synthesis
+
+    def code(self, y: Tensor | None, shape: tuple[int, int, int], coder: LatentCoder, name: str) -> Tensor:
+        """Parameters `(B, P, H, W)` of a latent whose `shape` is `(B, H, W)`; `y` is None at the decoder."""
+        batch, height, width = shape
+        z = None if y is None else self.analysis(pad_to_multiple(y, 4))
+        distribution = self.prior.distribution((batch, self.prior.channels, -(-height // 4), -(-width // 4)))
+        return crop_to_size(self.synthesis(coder.code(z, distribution, name=name)), (height, width))
+
+
+class ConditionalQuadtree(nn.Module):
+    """Hyperprior, contexts and earlier latents fused into the prior of a quadtree (DCVC-DC, Sec. 3.3).
+
+    Args:
+        channels: C of the latent.
+        hyper: its hyperprior.
+        inputs: channels entering the fusion when 0, 1, ... states are known.
+        inner: channels that the adaptors give.
+        width: inner width of the parameter networks; None is 3C, the official form with blocks all through. A number
+            asks for the small form: 1x1 adaptors, heads that start quiet, scales as logarithms relative to a unit.
+        shared: one network for the quadtree's three steps.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        hyper: Hyperprior,
+        inputs: Sequence[int],
+        inner: int,
+        *,
+        width: int | None = None,
+        shared: bool = True,
+    ):
+        super().__init__()
+        self.hyper = hyper
+        adaptor = DepthConvBlock if width is None else PointwiseConv
+        self.adaptors = nn.ModuleList(adaptor(n, inner) for n in inputs)
+        if width is None:
+            width = 3 * channels
+            self.fusion = nn.Sequential(DepthConvBlock(inner, width), DepthConvBlock(width, width))
+            heads: list[nn.Module] = [DepthConvBlock(width, 2 * channels) for _ in range(1 if shared else 3)]
+        else:
+            self.fusion = nn.Sequential(DepthConvBlock(inner, width), QuietHead(width, 3 * channels, ones=channels))
+            heads = [QuietHead(width, 2 * channels) for _ in range(1 if shared else 3)]
+        networks: list[nn.Module] = [
+            nn.Sequential(DepthConvBlock(width, width), DepthConvBlock(width, width), head) for head in heads
+        ]
+        adaptors: list[nn.Module] = [PointwiseConv(4 * channels, width) for _ in range(3)]
+        is_small = adaptor is PointwiseConv
+        self.quadtree = QuadtreeContext(
+            channels, adaptors, networks * (3 // len(networks)), "laplace", log_scale=is_small
+        )
+
+    def code(
+        self,
+        y: Tensor | None,
+        shape: tuple[int, int, int],
+        coder: LatentCoder,
+        name: str,
+        *,
+        known: Sequence[Tensor] = (),
+        states: Sequence[Tensor] = (),
+        unit: Tensor | None = None,
+    ) -> Tensor:
+        """Decoded latent `(B, C, H, W)`.
+
+        Args:
+            y: the latent, None at the decoder.
+            shape: its `(B, H, W)`.
+            coder: estimates, writes or reads.
+            name: of the latent; the hyper latent is "hyper/" with it.
+            known: contexts at the latent's size.
+            states: latents of earlier frames, `(B, C, H, W)` each.
+            unit: see `QuadtreeContext.code`.
+        """
+        seen = y if y is None or unit is None else soft_limit(y / unit)
+        hyper = self.hyper.code(seen, shape, coder, f"hyper/{name}")
+        prior = self.fusion(self.adaptors[len(states)](torch.cat([*known, hyper, *states], dim=1)))
+        return self.quadtree.code(y, prior, coder, name, unit)

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..blocks.bound import at_least
 from ..blocks.precision import full_precision
 from ..errors import WeightsError
 from .tables import ScaleTables, Tables
@@ -17,6 +18,10 @@ from .tables import ScaleTables, Tables
 SCALE_RANGE = (1e-5, 1e10)
 LIKELIHOOD_FLOOR = 1e-5
 """Added to a probability before the logarithm, as every released model of the DCVC family does."""
+
+SMALLEST_SCALE = 0.11
+SMALLEST_LIKELIHOOD = 1e-9
+"""Bounds of sigma and of a probability in the codecs of Balle et al., which add nothing to it."""
 
 
 class Distribution(Protocol):
@@ -56,14 +61,40 @@ class Gaussian(NamedTuple):
     def bits(self, residual: Tensor) -> Tensor:
         """Bits of each residual, float32."""
         with full_precision(residual):
-            inverse = 1 / (self.scale.float().clamp(*SCALE_RANGE) * math.sqrt(2))
-            magnitude = residual.float().abs()
-            mass = 0.5 * (torch.erfc((magnitude - 0.5) * inverse) - torch.erfc((magnitude + 0.5) * inverse))
-            return bits_of(mass)
+            return bits_of(_gaussian_mass(residual.float(), self.scale.float().clamp(*SCALE_RANGE)))
 
     def table_index(self) -> Tensor:
         """Nearest scale level of each symbol, int32."""
         return self.tables.level_of(self.scale)
+
+
+class BoundedGaussian(NamedTuple):
+    """As `Gaussian`, in the form of Balle et al. (arXiv 1802.01436): sigma and probability are bounded from below."""
+
+    mean: Tensor
+    scale: Tensor
+    tables: ScaleTables
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the latent."""
+        return tuple(self.scale.shape)
+
+    def bits(self, residual: Tensor) -> Tensor:
+        """Bits of each residual, float32."""
+        with full_precision(residual):
+            return bounded_bits_of(_gaussian_mass(residual.float(), at_least(self.scale.float(), SMALLEST_SCALE)))
+
+    def table_index(self) -> Tensor:
+        """Nearest scale level of each symbol, int32."""
+        return self.tables.level_of(self.scale)
+
+
+def _gaussian_mass(residual: Tensor, scale: Tensor) -> Tensor:
+    """Probability of the unit bin around each residual."""
+    inverse = 1 / (scale * math.sqrt(2))
+    magnitude = residual.abs()
+    return 0.5 * (torch.erfc((magnitude - 0.5) * inverse) - torch.erfc((magnitude + 0.5) * inverse))
 
 
 class Laplace(NamedTuple):
@@ -102,6 +133,11 @@ def bits_of(probability: Tensor) -> Tensor:
     return -torch.log2(probability + LIKELIHOOD_FLOOR).clamp(max=0)
 
 
+def bounded_bits_of(probability: Tensor) -> Tensor:
+    """`-log2(max(p, 1e-9))` of each probability."""
+    return -torch.log2(at_least(probability, SMALLEST_LIKELIHOOD))
+
+
 class Factorised(NamedTuple):
     """One learned density per channel, the same at every position; its mean is 0."""
 
@@ -126,8 +162,12 @@ class Factorised(NamedTuple):
 
     def table_index(self) -> Tensor:
         """The channel of each symbol, int32."""
-        channel = torch.arange(self.shape[1], dtype=torch.int32, device=self.prior.tables.counts.device)
-        return channel.view(1, -1, 1, 1).expand(self.shape)
+        return _channel_index(self.shape, self.prior.tables)
+
+
+def _channel_index(shape: tuple[int, ...], tables: Tables) -> Tensor:
+    channel = torch.arange(shape[1], dtype=torch.int32, device=tables.counts.device)
+    return channel.view(1, -1, 1, 1).expand(shape)
 
 
 class _DensityLayer(nn.Module):
@@ -161,19 +201,33 @@ class FactorisedPrior(nn.Module):
 
     def __init__(self, channels: int, max_bound: int = 63):
         super().__init__()
-        self.layers = nn.ModuleList(_DensityLayer(channels, last=i == 3) for i in range(4))
+        self.layers = self._make_layers(channels)
+        self.channels = channels
         self.tables = Tables(channels, max_bound)
         self.register_buffer("table_source", torch.zeros(8, dtype=torch.uint8))
 
-    def distribution(self, shape: tuple[int, ...]) -> Factorised:
+    @staticmethod
+    def _make_layers(channels: int) -> nn.ModuleList:
+        return nn.ModuleList(_DensityLayer(channels, last=i == 3) for i in range(4))
+
+    @property
+    def median(self) -> Tensor | float:
+        """Subtracted from a value before rounding and added after."""
+        return 0.0
+
+    def distribution(self, shape: tuple[int, ...]) -> Distribution:
         """The distribution of a hyper latent of `shape (B, C, H, W)`."""
         return Factorised(self, tuple(shape))
 
-    def cdf(self, value: Tensor) -> Tensor:
-        """Distribution function at `value (B, C, H, W)`."""
+    def logits(self, value: Tensor) -> Tensor:
+        """Distribution function at `value (B, C, H, W)`, before the sigmoid."""
         for layer in self.layers:
             value = layer(value)
-        return torch.sigmoid(value)
+        return value
+
+    def cdf(self, value: Tensor) -> Tensor:
+        """Distribution function at `value (B, C, H, W)`."""
+        return torch.sigmoid(self.logits(value))
 
     def parameter_digest(self) -> Tensor:
         """First eight bytes of the SHA-256 of the parameters, uint8."""
@@ -193,11 +247,9 @@ class FactorisedPrior(nn.Module):
             return
         bound = self.tables.max_bound
         edges = torch.arange(-bound - 1, bound + 1, dtype=torch.float64, device=self.table_source.device) + 0.5
-        value = edges.view(1, 1, 1, -1).expand(1, self.tables.counts.shape[0], 1, -1)
-        exact = copy.deepcopy(self.layers).double()
-        for layer in exact:
-            value = layer(value)
-        self.tables.fill(torch.sigmoid(value)[0, :, 0])
+        value = edges.view(1, 1, 1, -1).expand(1, self.channels, 1, -1)
+        exact = copy.deepcopy(self).double()
+        self.tables.fill(exact.cdf(value + exact.median)[0, :, 0])
         self.table_source.copy_(self.parameter_digest())
 
     def train(self, mode: bool = True) -> "FactorisedPrior":
@@ -206,6 +258,102 @@ class FactorisedPrior(nn.Module):
         if not mode:
             self.rebuild_tables()
         return self
+
+
+class MedianFactorised(NamedTuple):
+    """One learned density per channel around its median."""
+
+    prior: "MedianFactorisedPrior"
+    shape: tuple[int, ...]
+
+    @property
+    def mean(self) -> Tensor:
+        """Median of each channel, `(1, C, 1, 1)`."""
+        return self.prior.median
+
+    @property
+    def tables(self) -> Tables:
+        """The prior's integer tables."""
+        return self.prior.tables
+
+    def bits(self, residual: Tensor) -> Tensor:
+        """Bits of each value, float32."""
+        with full_precision(residual):
+            value = residual.float() + self.mean
+            lower, upper = self.prior.logits(value - 0.5), self.prior.logits(value + 0.5)
+            # by symmetry on the negative side, where the difference of two small numbers keeps its digits
+            side = torch.where(lower + upper > 0, -1.0, 1.0)
+            mass = (torch.sigmoid(side * upper) - torch.sigmoid(side * lower)).abs()
+            return bounded_bits_of(mass) + self.prior.quantile_pull() / residual.numel()
+
+    def table_index(self) -> Tensor:
+        """The channel of each symbol, int32."""
+        return _channel_index(self.shape, self.prior.tables)
+
+
+class _MixingLayer(nn.Module):
+    """As `_DensityLayer`, mixing several values of each channel: `v = softplus(matrix) u + bias`."""
+
+    factor: nn.Parameter | None
+
+    def __init__(self, channels: int, n_in: int, n_out: int, *, last: bool):
+        super().__init__()
+        # the five layers together start as a density of scale 10
+        start = math.log(math.expm1(0.1**0.2 / n_out))
+        self.matrix = nn.Parameter(torch.full((channels, n_out, n_in), start))
+        self.bias = nn.Parameter(torch.empty(channels, n_out, 1).uniform_(-0.5, 0.5))
+        self.factor = None if last else nn.Parameter(torch.zeros(channels, n_out, 1))
+
+    def forward(self, u: Tensor, *, frozen: bool = False) -> Tensor:
+        """Maps `(B, C, n_in, N)` to `(B, C, n_out, N)`; a frozen layer passes gradients to `u` alone."""
+        matrix, bias = (p.detach() if frozen else p for p in (self.matrix, self.bias))
+        v = F.softplus(matrix) @ u + bias
+        if self.factor is None:
+            return v
+        return v + torch.tanh(self.factor.detach() if frozen else self.factor) * torch.tanh(v)
+
+
+class MedianFactorisedPrior(FactorisedPrior):
+    """Learned density of a hyper latent with three inner values a channel (Balle et al., arXiv 1802.01436, App. 6.1).
+
+    Symbols count from the median of each channel, the middle one of three learned quantiles. No rate depends on the
+    quantiles; they follow the density by a term in its bits whose value is 0 and whose gradient reaches them alone.
+
+    Args:
+        channels: see `FactorisedPrior`.
+        max_bound: see `FactorisedPrior`.
+    """
+
+    def __init__(self, channels: int, max_bound: int = 63):
+        super().__init__(channels, max_bound)
+        self.quantiles = nn.Parameter(torch.tensor([-10.0, 0.0, 10.0]).repeat(channels, 1, 1))
+
+    @staticmethod
+    def _make_layers(channels: int) -> nn.ModuleList:
+        widths = (1, 3, 3, 3, 3, 1)
+        return nn.ModuleList(_MixingLayer(channels, widths[i], widths[i + 1], last=i == 4) for i in range(5))
+
+    @property
+    def median(self) -> Tensor:
+        """Of each channel, `(1, C, 1, 1)`."""
+        return self.quantiles[None, :, :, 1:2].transpose(1, 2)
+
+    def distribution(self, shape: tuple[int, ...]) -> Distribution:
+        """The distribution of a hyper latent of `shape (B, C, H, W)`."""
+        return MedianFactorised(self, tuple(shape))
+
+    def logits(self, value: Tensor) -> Tensor:
+        """Distribution function at `value (B, C, H, W)`, before the sigmoid."""
+        return super().logits(value.flatten(2).unsqueeze(2)).reshape(value.shape)
+
+    def quantile_pull(self) -> Tensor:
+        """0, with the gradient of the quantiles' distance from where the density puts them."""
+        target = math.log(2 / SMALLEST_LIKELIHOOD - 1)
+        reached = self.quantiles[None]
+        for layer in self.layers:
+            reached = layer(reached, frozen=True)
+        distance = (reached - reached.new_tensor([-target, 0.0, target])).abs().sum()
+        return distance - distance.detach()
 
 
 def check_tables(module: nn.Module) -> None:

@@ -13,34 +13,32 @@ import torch
 from torch import Tensor, nn
 
 from ..blocks.attention import LinearAttention
-from ..blocks.conv import Conv2d, DepthConvBlock, DWConvBlock, PointwiseConv
+from ..blocks.conv import Conv2d, DWConvBlock, PointwiseConv
 from ..blocks.dcvc import (
+    BlendedPrediction,
     ContextAt,
     ContextualDecoder,
     ContextualEncoder,
-    FeaturePyramid,
     HyperAnalysis,
     HyperSynthesis,
-    MotionDecoder,
-    MotionEncoder,
-    QuietHead,
     Reconstruction,
     initialise_unit_gain,
     quieten,
 )
 from ..blocks.fusion import MultiScaleContextFusion
-from ..blocks.gain import RateGain
+from ..blocks.gain import RateGain, coefficient_gains, feature_gains
 from ..blocks.gating import GatedContextFusion
 from ..blocks.motion import SpyNet, accumulate_flow, flow_pyramid, warp
-from ..blocks.padding import pad_to_multiple
-from ..blocks.transform import BlockTransform, soft_limit
+from ..blocks.pyramid import FeaturePyramid
+from ..blocks.transform import BlockTransform, LatentScale, soft_limit
 from ..codec.picture import FrameInfo, Picture
 from ..codec.video import VideoCodec
 from ..entropy.coder import LatentCoder
-from ..entropy.context import QuadtreeContext, code_hyper
+from ..entropy.context import ConditionalQuadtree, Hyperprior
 from ..entropy.distributions import FactorisedPrior
+from ..entropy.motion import MotionCodec, MotionState
 from ..gop import FramePlan, FrameType, RandomAccess
-from .dcvc_intra import TINY_INTRA, DCVCIntra, DCVCIntraConfig, LatentScale, feature_gains
+from .dcvc_intra import TINY_INTRA, DCVCIntra, DCVCIntraConfig
 
 SCALES = 3
 LAYERS = 5
@@ -110,14 +108,12 @@ class BiECVCState(NamedTuple):
     Attributes:
         feature: propagated feature, `(B, D0, H, W)`.
         y_hat: latent as networks see it, `(B, latent, H/16, W/16)`.
-        motion_y_hat: motion latent, `(B, motion, H/16, W/16)`.
-        motion_feature: `(B, motion, H/4, W/4)`.
+        motion: of the motion codec.
     """
 
     feature: Tensor
     y_hat: Tensor
-    motion_y_hat: Tensor
-    motion_feature: Tensor
+    motion: MotionState
 
 
 class BiECVCReference(NamedTuple):
@@ -145,53 +141,6 @@ class References(NamedTuple):
     def states(self) -> list[BiECVCState]:
         """States of the primaries that are B frames, past first."""
         return [r.picture.state for r in (self.past, self.future) if r.picture.state is not None]
-
-
-class MotionCodec(nn.Module):
-    """Estimates, codes and decodes the two flows (reference sheet, section 4.3)."""
-
-    def __init__(self, config: BiECVCConfig):
-        super().__init__()
-        channels, scales = config.motion, feature_gains(config.intra.lambdas)
-        self.estimator = SpyNet(config.spynet_widths, config.spynet_kernel, finest=config.spynet_finest)
-        self.encoder_gain = RateGain(channels, scales, LAYERS)
-        self.decoder_gain = RateGain(channels, tuple(1 / s for s in scales), LAYERS)
-        self.encoder = MotionEncoder(4, channels, references=2)
-        self.hyper_analysis = HyperAnalysis(channels, channels, strides=(1, 1, 2, 1, 2))
-        self.hyper_prior = FactorisedPrior(channels)
-        self.hyper_synthesis = HyperSynthesis(channels, channels)
-        self.prior_adaptors = nn.ModuleList(DepthConvBlock((1 + n) * channels, 2 * channels) for n in range(3))
-        self.prior_fusion = nn.Sequential(
-            DepthConvBlock(2 * channels, 3 * channels), DepthConvBlock(3 * channels, 3 * channels)
-        )
-        network = nn.Sequential(
-            DepthConvBlock(3 * channels, 3 * channels),
-            DepthConvBlock(3 * channels, 3 * channels),
-            DepthConvBlock(3 * channels, 2 * channels),
-        )
-        adaptors: list[nn.Module] = [PointwiseConv(4 * channels, 3 * channels) for _ in range(3)]
-        self.quadtree = QuadtreeContext(channels, adaptors, [network] * 3, "laplace")
-        self.decoder = MotionDecoder(channels, 4)
-
-    def code(
-        self, x: Tensor | None, references: References, coder: LatentCoder, info: FrameInfo
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Decoded flows `(B, 4, H, W)` (past, future), the motion latent and the motion feature."""
-        layer = info.plan.layer - 1
-        states = references.states()
-        mv_y = mv_z = None
-        if x is not None:
-            flows = [self.estimator(x, r.picture.x_hat) for r in (references.past, references.future)]
-            features = [state.motion_feature for state in states]
-            mv_y = self.encoder(torch.cat(flows, dim=1), features, self.encoder_gain(info.rate, layer))
-            mv_z = self.hyper_analysis(pad_to_multiple(mv_y, 4))
-        z_hat = code_hyper(mv_z, self.hyper_prior, hyper_shape(info, self.hyper_prior), coder, "hyper/motion")
-        hyper = crop_latent(self.hyper_synthesis(z_hat), info)
-        known = torch.cat([hyper, *(state.motion_y_hat for state in states)], dim=1)
-        prior = self.prior_fusion(self.prior_adaptors[len(states)](known))
-        y_hat = self.quadtree.code(mv_y, prior, coder, "motion")
-        flows_hat, feature = self.decoder(y_hat, self.decoder_gain(info.rate, layer))
-        return flows_hat, y_hat, feature
 
 
 class ContextMiner(nn.Module):
@@ -231,7 +180,7 @@ class ContextMiner(nn.Module):
         ]
         return BiECVCReference(picture, features, summaries)
 
-    def local(self, references: References, flows: tuple[Tensor, Tensor]) -> list[list[Tensor]]:
+    def local(self, references: References, flows: list[Tensor]) -> list[list[Tensor]]:
         """Local contexts by scale, past to future: two at full size, four at the others (eq. 1 and 2)."""
         primaries = [
             self.fusion([warp(f, v) for f, v in zip(r.features, flow_pyramid(flow, SCALES), strict=True)])
@@ -289,25 +238,6 @@ class ContextGating(nn.Module):
         return context
 
 
-class Prediction(nn.Module):
-    """A blended prediction of the picture from the warped references, for the shortcut.
-
-    CHOICE, not in the paper: a per-pixel mask between past and future plus a learned correction.
-    """
-
-    def __init__(self, channels: int):
-        super().__init__()
-        last = Conv2d(channels, 4)
-        self.head = nn.Sequential(DepthConvBlock(2 * channels, channels), last)
-        quieten(last)
-
-    def forward(self, past: Tensor, future: Tensor, local: list[Tensor]) -> Tensor:
-        """Prediction `(B, 3, H, W)` from warped pictures `(B, 3, H, W)` and full-size local contexts."""
-        mask, correction = self.head(torch.cat(local, dim=1)).split([1, 3], dim=1)
-        mask = torch.sigmoid(mask)
-        return mask * past + (1 - mask) * future + correction
-
-
 class BiECVCInter(nn.Module):
     """The B-frame network, a `FrameNetwork`.
 
@@ -322,19 +252,24 @@ class BiECVCInter(nn.Module):
         latent, hyper, lambdas = config.latent, config.hyper, config.intra.lambdas
         scales = (1.0,) * len(lambdas) if config.shortcut else feature_gains(lambdas)
 
-        self.motion = MotionCodec(config)
+        estimator = SpyNet(config.spynet_widths, config.spynet_kernel, finest=config.spynet_finest)
+        self.motion = MotionCodec(estimator, config.motion, lambdas, references=2, layers=LAYERS)
         self.miner = ContextMiner(config)
         self.stem = Conv2d(6 if config.shortcut else 3, config.current[0])
         self.gating = nn.ModuleDict({side: ContextGating(config) for side in ("encoder", "decoder")})
         self.encoder_gain = RateGain(config.current[1] + half, scales, LAYERS)
         self.encoder = ContextualEncoder(config.current[0], config.current[1:], config.features, latent)
-        self.hyper_analysis = HyperAnalysis(latent, hyper)
-        self.hyper_prior = FactorisedPrior(hyper)
-        self.hyper_synthesis = HyperSynthesis(hyper, hyper)
         self.temporal_prior = nn.Sequential(
             Conv2d(2 * quarter, quarter, stride=2), nn.LeakyReLU(0.1), Conv2d(quarter, latent, stride=2)
         )
-        self.prior_adaptors, self.prior_fusion, self.quadtree = self._parameter_networks(config)
+        self.latents = ConditionalQuadtree(
+            latent,
+            Hyperprior(HyperAnalysis(latent, hyper), FactorisedPrior(hyper), HyperSynthesis(hyper, hyper)),
+            [latent + hyper + n * latent for n in range(3)],
+            config.prior_width or 3 * latent,
+            width=config.prior_width,
+            shared=config.shared_quadtree,
+        )
         self.decoder_gain = RateGain(config.current[1], tuple(1 / s for s in scales), LAYERS)
         self.decoder = ContextualDecoder(latent, config.current, config.features[1:])
         self.reconstruction = Reconstruction(
@@ -346,32 +281,11 @@ class BiECVCInter(nn.Module):
         )
         if config.shortcut:
             initialise_unit_gain(self)
-            self.prediction = Prediction(full)
+            self.prediction = BlendedPrediction(full, references=2)
             self.transform = BlockTransform(latent)
-            self.latent_scale = LatentScale(latent, lambdas, LAYERS)
+            self.latent_scale = LatentScale(latent, coefficient_gains(lambdas), LAYERS)
             quieten(self.encoder.down4, self.reconstruction.picture)
             quieten(*(last for name, last in self.motion.estimator.named_modules() if name.endswith(".8")))
-
-    @staticmethod
-    def _parameter_networks(config: BiECVCConfig) -> tuple[nn.ModuleList, nn.Sequential, QuadtreeContext]:
-        latent, width = config.latent, config.prior_width
-        known = [latent + config.hyper + n * latent for n in range(3)]
-        networks: list[nn.Module]
-        if width is None:
-            width = 3 * latent
-            fusion = nn.Sequential(*[DepthConvBlock(width, width) for _ in range(2)])
-        else:
-            fusion = nn.Sequential(DepthConvBlock(width, width), QuietHead(width, 3 * latent, ones=latent))
-        networks = []
-        for _ in range(1 if config.shared_quadtree else 3):
-            head = QuietHead(width, 2 * latent) if config.prior_width else DepthConvBlock(width, 2 * latent)
-            networks.append(nn.Sequential(DepthConvBlock(width, width), DepthConvBlock(width, width), head))
-        adaptors: list[nn.Module] = [PointwiseConv(4 * latent, width) for _ in range(3)]
-        quadtree = QuadtreeContext(
-            latent, adaptors, networks * (3 // len(networks)), "laplace", log_scale=config.shortcut
-        )
-        adaptor = PointwiseConv if config.prior_width else DepthConvBlock
-        return nn.ModuleList(adaptor(n, width) for n in known), fusion, quadtree
 
     def reference(self, picture: Picture, plan: FramePlan) -> BiECVCReference:
         """Features, keys and values of a reference; see `ContextMiner.reference`."""
@@ -396,20 +310,26 @@ class BiECVCInter(nn.Module):
             The picture, x_hat unclamped, with its state and its two flows.
         """
         refs = fill_roles(references)
-        flows_hat, motion_y_hat, motion_feature = self.motion.code(x, refs, coder, info)
-        flows = (flows_hat[:, :2], flows_hat[:, 2:])
+        pictures = [refs.past.picture.x_hat, refs.future.picture.x_hat]
+        known = [state.motion for state in refs.states()]
+        layer = info.plan.layer - 1
+        flows, motion = self.motion.code(x, pictures, known, coder, info.rate, layer)
         local = self.miner.local(refs, flows)
         predicted = self._predict(refs, flows, local[0])
 
         y = None
-        layer = info.plan.layer - 1
-        gain, unit = self.latent_scale(info.rate, layer) if self.config.shortcut else (1.0, 1.0)
+        gain, unit = self.latent_scale(info.rate, layer) if self.config.shortcut else (1.0, None)
         if x is not None:
             y = self._analyse(x, predicted, self._contexts("encoder", refs, local), info) * gain
-        y_hat = self._code_latent(y, unit, local[2], refs, coder, info)
+        # the two primaries at quarter size stand in the middle of the list
+        middle = len(local[2]) // 2
+        temporal = self.temporal_prior(torch.cat(local[2][middle - 1 : middle + 1], dim=1))
+        shape = (temporal.shape[0], temporal.shape[-2], temporal.shape[-1])
+        states = [state.y_hat for state in refs.states()]
+        y_hat = self.latents.code(y, shape, coder, "frame", known=[temporal], states=states, unit=unit)
 
         context = self._contexts("decoder", refs, local)
-        seen = y_hat if predicted is None else soft_limit(y_hat / unit)
+        seen = y_hat if unit is None else soft_limit(y_hat / unit)
         decoded = self.decoder(seen, context, self.decoder_gain(info.rate, layer))
         parts = [context(0, decoded), decoded]
         if predicted is not None:
@@ -417,46 +337,23 @@ class BiECVCInter(nn.Module):
             parts.append(predicted)
         x_hat, feature = self.reconstruction(torch.cat(parts, dim=1))
         x_hat = x_hat if predicted is None else x_hat + predicted
-        return Picture(x_hat, BiECVCState(feature, seen, motion_y_hat, motion_feature), flows)
+        return Picture(x_hat, BiECVCState(feature, seen, motion), tuple(flows))
 
     def _contexts(self, side: str, refs: References, local: list[list[Tensor]]) -> ContextAt:
         gating = self.gating[side]
         assert isinstance(gating, ContextGating)
         return gating.contexts(self.miner, refs, local)
 
-    def _predict(self, refs: References, flows: tuple[Tensor, Tensor], local: list[Tensor]) -> Tensor | None:
+    def _predict(self, refs: References, flows: list[Tensor], local: list[Tensor]) -> Tensor | None:
         if not self.config.shortcut:
             return None
         warped = [warp(r.picture.x_hat, flow) for r, flow in zip(refs[:2], flows, strict=True)]
-        return self.prediction(warped[0], warped[1], local)
+        return self.prediction(warped, local)
 
     def _analyse(self, x: Tensor, predicted: Tensor | None, context: ContextAt, info: FrameInfo) -> Tensor:
         seen = x if predicted is None else torch.cat([x, predicted], dim=1)
         y = self.encoder(self.stem(seen), context, self.encoder_gain(info.rate, info.plan.layer - 1))
         return y if predicted is None else y + self.transform.analysis(x - predicted)
-
-    def _code_latent(
-        self,
-        y: Tensor | None,
-        unit: Tensor | float,
-        local: list[Tensor],
-        refs: References,
-        coder: LatentCoder,
-        info: FrameInfo,
-    ) -> Tensor:
-        """Hyperprior, temporal prior and latents of the B references into the quadtree."""
-        z = None
-        if y is not None:
-            z = self.hyper_analysis(pad_to_multiple(soft_limit(y / unit) if self.config.shortcut else y, 4))
-        z_hat = code_hyper(z, self.hyper_prior, hyper_shape(info, self.hyper_prior), coder, "hyper/frame")
-        hyper = crop_latent(self.hyper_synthesis(z_hat), info)
-        # the two primaries at quarter size stand in the middle of the list
-        middle = len(local) // 2
-        temporal = self.temporal_prior(torch.cat(local[middle - 1 : middle + 1], dim=1))
-        states = refs.states()
-        known = torch.cat([temporal, hyper, *(state.y_hat for state in states)], dim=1)
-        prior = self.prior_fusion(self.prior_adaptors[len(states)](known))
-        return self.quadtree.code(y, prior, coder, "frame", unit if isinstance(unit, Tensor) else None)
 
 
 def fill_roles(references: tuple[BiECVCReference | None, ...]) -> References:
@@ -465,17 +362,6 @@ def fill_roles(references: tuple[BiECVCReference | None, ...]) -> References:
     if past is None or future is None:
         raise ValueError("a B frame of BiECVC needs a past and a future reference; use RandomAccess")
     return References(past, future, past_secondary or past, future_secondary or future)
-
-
-def hyper_shape(info: FrameInfo, prior: FactorisedPrior) -> tuple[int, int, int, int]:
-    """Shape of a hyper latent: a quarter of the latent's size, rounded up."""
-    height, width = (-(-side // 64) for side in info.size)
-    return info.rate.shape[0], prior.tables.counts.shape[0], height, width
-
-
-def crop_latent(x: Tensor, info: FrameInfo) -> Tensor:
-    """Cut hyper parameters to the latent's size."""
-    return x[..., : info.size[0] // 16, : info.size[1] // 16]
 
 
 class BiECVC(VideoCodec):

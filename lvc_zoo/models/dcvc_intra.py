@@ -5,27 +5,24 @@ Data flow: x -> analysis -> y -> hyper analysis -> z -> prior -> four-step quadt
 better than it.
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from ..blocks.conv import Conv2d, DepthConvBlock, PointwiseConv, ResidualDown, ResidualUp, UNet
 from ..blocks.dcvc import QuietHead, initialise_unit_gain, quieten
-from ..blocks.gain import RateGain
-from ..blocks.padding import pad_to_multiple
-from ..blocks.transform import BlockTransform, soft_limit
+from ..blocks.gain import RateGain, RateRule, coefficient_gains, feature_gains
+from ..blocks.transform import BlockTransform, LatentScale, soft_limit
 from ..codec.picture import FrameInfo, Picture
 from ..codec.video import VideoCodec
 from ..entropy.coder import LatentCoder
-from ..entropy.context import QuadtreeContext, code_hyper
+from ..entropy.context import Hyperprior, QuadtreeContext
 from ..entropy.distributions import FactorisedPrior
-from ..errors import WeightsError
 from ..gop import FramePlan, FrameType, LowDelay
+from .renaming import Rule, rename
 
 LAMBDAS = (85.0, 170.0, 380.0, 840.0)
 
@@ -58,7 +55,7 @@ class DCVCIntraConfig:
     gated: bool = True
     shortcut: bool = False
     lambdas: tuple[float, ...] = LAMBDAS
-    rate_rule: Literal["anchors", "geometric"] = "anchors"
+    rate_rule: RateRule = "anchors"
 
     def __post_init__(self) -> None:
         """Check what the layers cannot."""
@@ -66,43 +63,6 @@ class DCVCIntraConfig:
             raise ValueError(f"latent has {self.latent} channels, expected a multiple of 4 for the quadtree")
         if list(self.lambdas) != sorted(self.lambdas) or min(self.lambdas) <= 0:
             raise ValueError(f"lambdas are {self.lambdas}, expected positive and rising (lowest rate first)")
-
-
-def feature_gains(lambdas: tuple[float, ...]) -> tuple[float, ...]:
-    """CHOICE: initial gains inside a network, in proportion to sqrt(lambda), geometric mean 1."""
-    middle = (lambdas[0] * lambdas[-1]) ** 0.5
-    return tuple((value / middle) ** 0.5 for value in lambdas)
-
-
-def coefficient_gains(lambdas: tuple[float, ...]) -> tuple[float, ...]:
-    """CHOICE: initial gains of orthonormal coefficients; a step of sqrt(2 / lambda) balances rate and distortion."""
-    return tuple((value / 2) ** 0.5 for value in lambdas)
-
-
-class LatentScale(nn.Module):
-    """Magnitudes of a block transform's coefficients: what the parameter networks' predictions are relative to.
-
-    Args:
-        channels: of the latent.
-        lambdas: see `coefficient_gains`.
-    """
-
-    def __init__(self, channels: int, lambdas: tuple[float, ...], layers: int = 1):
-        super().__init__()
-        # CHOICE: 1 / f spectrum until `start_from` sets measured values
-        spectrum = 1.0 / torch.arange(1, channels + 1)
-        self.log_deviation = nn.Parameter(spectrum.log().view(1, -1, 1, 1))
-        self.gain = RateGain(channels, coefficient_gains(lambdas), layers)
-
-    def forward(self, rate: Tensor, layer: int = 0) -> tuple[Tensor, Tensor]:
-        """Gain and unit (expected magnitude after the gain), both `(B, C, 1, 1)`, for `rate (B,)`."""
-        gain = self.gain(rate, layer)
-        return gain, gain * self.log_deviation.exp()
-
-    @torch.no_grad()
-    def start_from(self, deviation: Tensor) -> None:
-        """Set the coefficients' standard deviations `(C,)`, measured on training data."""
-        self.log_deviation.copy_(deviation.clamp(min=1e-4).log().view(1, -1, 1, 1))
 
 
 class DCVCIntra(nn.Module):
@@ -131,15 +91,15 @@ class DCVCIntra(nn.Module):
             block(eighth, eighth),
             Conv2d(eighth, latent, stride=2),
         )
-        self.hyper_analysis = nn.Sequential(
+        analysis = nn.Sequential(
             block(latent, latent),
             Conv2d(latent, hyper, stride=2),
             nn.LeakyReLU(0.01),
             Conv2d(hyper, hyper, stride=2),
         )
-        self.hyper_prior = FactorisedPrior(hyper)
-        self.hyper_synthesis = nn.Sequential(ResidualUp(hyper, hyper), ResidualUp(hyper, hyper), block(hyper, hyper))
-        self.prior_fusion, self.quadtree = self._parameter_networks(config)
+        fusion, self.quadtree = self._parameter_networks(config)
+        synthesis = nn.Sequential(ResidualUp(hyper, hyper), ResidualUp(hyper, hyper), block(hyper, hyper), *fusion)
+        self.hyper = Hyperprior(analysis, FactorisedPrior(hyper), synthesis)
         self.synthesis1 = nn.Sequential(
             block(latent, latent),
             ResidualUp(latent, eighth),
@@ -157,7 +117,7 @@ class DCVCIntra(nn.Module):
         if config.shortcut:
             initialise_unit_gain(self)
             self.transform = BlockTransform(latent)
-            self.latent_scale = LatentScale(latent, config.lambdas)
+            self.latent_scale = LatentScale(latent, coefficient_gains(config.lambdas))
             quieten(self.analysis2[-1], self.refine[-1])
 
     @staticmethod
@@ -197,12 +157,8 @@ class DCVCIntra(nn.Module):
         y_normal = y
         if y is not None and gain is not None:
             y_normal, y = soft_limit(y * gain / unit), y * gain
-        z = None if y_normal is None else self.hyper_analysis(pad_to_multiple(y_normal, 4))
-        height, width = info.size[0] // 16, info.size[1] // 16
-        z_shape = (info.rate.shape[0], self.config.hyper, -(-height // 4), -(-width // 4))
-        z_hat = code_hyper(z, self.hyper_prior, z_shape, coder, "hyper/frame")
-
-        prior = self.prior_fusion(self.hyper_synthesis(z_hat))[..., :height, :width]
+        shape = (info.rate.shape[0], info.size[0] // 16, info.size[1] // 16)
+        prior = self.hyper.code(y_normal, shape, coder, "hyper/frame")
         y_hat = self.quadtree.code(y, prior, coder, "frame", unit)
         return Picture(self._synthesise(y_hat, gain, unit, info.rate))
 
@@ -251,65 +207,23 @@ TINY_INTRA = DCVCIntraConfig(
 )
 
 # Official name pattern -> ours; what follows inside blocks is renamed by BLOCK_NAMES.
-INTRA_NAMES = (
+INTRA_NAMES: tuple[Rule, ...] = (
     (r"q_basic_enc$", "encoder_gain.basic"),
     (r"q_scale_enc$", "encoder_gain.scale"),
     (r"q_basic_dec$", "decoder_gain.basic"),
     (r"q_scale_dec$", "decoder_gain.scale"),
-    (r"bit_estimator_z\.f(\d)\.", lambda m: f"hyper_prior.layers.{int(m[1]) - 1}."),
+    (r"bit_estimator_z\.f(\d)\.", lambda m: f"hyper.prior.layers.{int(m[1]) - 1}."),
     (r"enc\.enc_(\d)\.", r"analysis\1."),
-    (r"hyper_enc\.", "hyper_analysis."),
-    (r"hyper_dec\.", "hyper_synthesis."),
-    (r"y_prior_fusion\.", "prior_fusion."),
+    (r"hyper_enc\.", "hyper.analysis."),
+    (r"hyper_dec\.", "hyper.synthesis."),
+    (r"y_prior_fusion\.(\d)\.", lambda m: f"hyper.synthesis.{3 + int(m[1])}."),
     (r"y_spatial_prior_adaptor_(\d)\.", lambda m: f"quadtree.adaptors.{int(m[1]) - 1}."),
     (r"y_spatial_prior\.", "quadtree.networks.0."),
     (r"dec\.dec_(\d)\.", r"synthesis\1."),
     (r"refine\.", "refine."),
 )
-BLOCK_NAMES: tuple[tuple[str, Any], ...] = (
-    (r"\bblock\.0\.conv1\.0\.", "spatial.conv1."),
-    (r"\bblock\.0\.depth_conv\.", "spatial.depthwise."),
-    (r"\bblock\.0\.conv2\.", "spatial.conv2."),
-    (r"\bblock\.0\.adaptor\.", "spatial.skip."),
-    (r"\bblock\.1\.conv\.", "ffn.conv1."),
-    (r"\bblock\.1\.conv_out\.", "ffn.conv2."),
-    (r"\bdownsample\.", "skip."),
-    (r"\bsubpel_conv\.0\.", "up.0."),
-    (r"\bupsample\.0\.", "skip.0."),
-    (r"(refine\.0)\.conv(\d)\.", r"\1.down\2."),
-    (r"\bcontext_refine\.", "middle."),
-    (r"\bup_conv(\d)\.", lambda m: f"merge{int(m[1]) - 1}."),
-    (r"(refine\.0)\.up(\d)\.", lambda m: f"{m[1]}.up{int(m[2]) - 1}."),
-)
 
 
 def convert_intra(checkpoint: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename an official DCVC-DC intra checkpoint.
-
-    Args:
-        checkpoint: official names to tensors.
-
-    Returns:
-        Our names to the same tensors (no tables: `models.checkpoint.convert_checkpoint` has them built).
-
-    Raises:
-        WeightsError: for names that the rules do not know.
-    """
-    converted, unknown = {}, []
-    for name, tensor in checkpoint.items():
-        for pattern, replacement in INTRA_NAMES:
-            renamed, count = re.subn("^" + pattern, replacement, name)
-            if count:
-                break
-        else:
-            unknown.append(name)
-            continue
-        for pattern, replacement in BLOCK_NAMES:
-            renamed = re.sub(pattern, replacement, renamed)
-        converted[renamed] = tensor
-    if unknown:
-        raise WeightsError(
-            f"checkpoint entry {', '.join(map(repr, unknown[:8]))}{', ...' if len(unknown) > 8 else ''} is not a name "
-            f"of the DCVC-DC intra codec ({len(unknown)} of {len(checkpoint)} are not); wrong file or wrong variant?"
-        )
-    return converted
+    """Our names of an official DCVC-DC intra checkpoint, see `renaming.rename`."""
+    return rename(checkpoint, INTRA_NAMES, "the DCVC-DC intra codec")

@@ -6,7 +6,6 @@ from lvc_zoo.blocks.conv import Conv2d, DepthConvBlock, DWConvBlock, PointwiseCo
 from lvc_zoo.blocks.dcvc import (
     ContextualDecoder,
     ContextualEncoder,
-    FeaturePyramid,
     HyperAnalysis,
     HyperSynthesis,
     MotionDecoder,
@@ -16,6 +15,7 @@ from lvc_zoo.blocks.dcvc import (
     initialise_unit_gain,
     quieten,
 )
+from lvc_zoo.blocks.pyramid import FeaturePyramid
 from tests.gradients import assert_gradients_reach_all
 
 

@@ -69,7 +69,7 @@ def test_stand_in_weights_exercise_levels_and_escapes_in_every_step():
     """Without this the other tests could pass on a codec that codes nothing but zeros."""
     codec = miniature()
     _, _, _, seen = encode(codec, moving_clip(3, 96, 160))
-    tables = codec.inter.quadtree.tables
+    tables = codec.inter.latents.quadtree.tables
     for step in range(4):
         index, symbols = seen[f"frame/{step}"][-1]  # the last coded frame is the B frame
         levels = set(index.tolist())

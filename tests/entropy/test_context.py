@@ -4,7 +4,7 @@ from torch import nn
 
 from lvc_zoo.blocks.conv import PointwiseConv
 from lvc_zoo.entropy.coder import RateEstimator
-from lvc_zoo.entropy.context import QuadtreeContext, code_hyper, pack, phase_masks, unpack
+from lvc_zoo.entropy.context import Hyperprior, QuadtreeContext, pack, phase_masks, unpack
 from lvc_zoo.entropy.distributions import FactorisedPrior
 from tests.gradients import assert_gradients_reach_all
 
@@ -136,8 +136,13 @@ def test_masks_of_a_step_cover_each_position_once_and_unpack_inverts_pack(size):
         assert torch.equal(pack(unpack(packed, mask), mask), packed)
 
 
-def test_code_hyper_names_its_latent():
-    spy, z = Spy(), torch.randn(1, 3, 1, 2)
-    assert code_hyper(z, FactorisedPrior(3), (1, 3, 1, 2), spy, "hyper/frame") is z
-    name, _, distribution = spy.calls[0]
-    assert (name, distribution.shape) == ("hyper/frame", (1, 3, 1, 2))
+def test_hyperprior_pads_codes_and_crops():
+    spy, y = Spy(), torch.arange(15.0).reshape(1, 1, 3, 5)
+    hyper = Hyperprior(nn.AvgPool2d(4), FactorisedPrior(1), nn.Upsample(scale_factor=4))
+    params = hyper.code(y, (1, 3, 5), spy, "hyper/frame")
+    name, z, distribution = spy.calls[0]
+    assert (name, distribution.shape) == ("hyper/frame", (1, 1, 1, 2))
+    padded = torch.cat([y, y[:, :, -1:]], dim=2)
+    left, right = padded[..., :4].mean(), padded[..., 4].mean()
+    torch.testing.assert_close(z.flatten(), torch.stack([left, right]))
+    torch.testing.assert_close(params[0, 0], torch.cat([left.expand(3, 4), right.expand(3, 1)], dim=1))

@@ -13,7 +13,7 @@ from lvc_zoo.color import ColorSpec
 from lvc_zoo.data import open_writer
 from lvc_zoo.data.datasets import RandomClips, TrainingClip, decode_folder
 from lvc_zoo.models import create_model
-from lvc_zoo.training.motion import BiECVCMotionTask
+from lvc_zoo.training.flow import FlowTask
 from lvc_zoo.training.tasks import BiECVCTask, IntraTask
 from tests.miniature import moving_clip
 
@@ -105,12 +105,20 @@ def test_shortcut_keeps_leading_components_of_training_blocks():
     )
 
 
-def test_motion_task_trains_motion_alone(footage, tmp_path):
-    clips = RandomClips(decode_folder(footage, tmp_path), length=4, num_frames=5, crop=64)
-    batch = torch.utils.data.default_collate([clips[i] for i in range(4)])
-    task = BiECVCMotionTask(variant="biecvc-tiny")
-    task.trainer = SimpleNamespace(estimated_stepping_batches=2, global_step=1, global_rank=0)
-    task.log_dict = lambda *_, **__: None
-    task.training_step(batch, 0).backward()
-    reached = {name.split(".")[0] for name, p in task.network.named_parameters() if p.grad is not None}
-    assert reached == {"motion"}
+def test_flow_task_learns_a_shift_and_trains_the_estimator_alone():
+    torch.manual_seed(0)
+    picture = moving_clip(1, 64, 68)[0]
+    pair = torch.stack([picture[..., :64], picture[..., 4:]])  # the second frame is the first, shifted by 4 to the left
+    task = FlowTask(variant="biecvc-tiny")
+    task.trainer, task.log = SimpleNamespace(), lambda *_, **__: None
+    optimizer = torch.optim.Adam(task.estimator.parameters(), 1e-3)
+    losses = []
+    for _ in range(60):
+        loss = task.training_step(TrainingClip(pair.expand(2, -1, -1, -1, -1), torch.ones(2)), 0)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss))
+    reached = {name for name, p in task.codec.named_parameters() if p.grad is not None}
+    assert all(name.startswith("inter.motion.estimator.") for name in reached)
+    assert losses[-1] < 0.75 * losses[0]
