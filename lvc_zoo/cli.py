@@ -179,7 +179,7 @@ def info(options: Namespace) -> None:
     if options.bits and damage is None:
         _add_bits(rows, options)
     size_bytes = Path(options.input).stat().st_size
-    header = _describe(reader.header) | {"stream_id": f"{reader.stream_id:08x}", "header_bytes": reader.header_bytes}
+    header = _describe(reader.header) | {"header_bytes": reader.header_bytes}
     if options.json:
         print(json.dumps({"header": header, "size_bytes": size_bytes, "frames": rows}, indent=2))
     else:

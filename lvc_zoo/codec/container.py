@@ -1,12 +1,14 @@
 """The `.lvc` container: header, units of one GOP, packets, and a trailer to seek by. Standard library only.
 
-    header   magic, version, numeric mode, size, frame rate, colour, structure, model, digests, stream id, CRC-32
+    header   magic, version, numeric mode, size, frame rate, colour, structure, model, digests, CRC-32
     unit     marker with flags, number of frames (0 = until the next unit), CRC-16; then its packets
     packet   type and q in one byte, length (1 to 3 bytes), CRC-16 of the payload, CRC-16 of the symbols, payload
-    trailer  marker, per unit its frames, bytes and where its opening I frame stands, length, CRC-32
+    trailer  marker, per unit its frames, bytes, where its opening I frame stands and the chain after it, length, CRC-32
 
-A packet's CRC starts from the stream id (CRC-32 of the first payload) and the frame's POC, so that a packet from
-another place or another file is refused.
+The CRC of a unit or packet starts from the chain: the CRC-32 of all bytes before it, beginning with the header's own.
+So a stream is refused from the first byte on that does not continue what stands before it, at the latest where its
+trailer begins; a packet from another place or another file passes only if all before it is the same in both. The
+trailer names the chain after each unit, so that a seek or a parallel worker checks its unit without the ones before.
 """
 
 import binascii
@@ -23,7 +25,7 @@ from ..errors import BitstreamError
 from ..gop import FramePlan, FrameType, GopStructure, LowDelay, RandomAccess
 
 MAGIC = b"\x89LVC"
-VERSION = 1
+VERSION = 2
 TYPES = (FrameType.I, FrameType.P, FrameType.B)
 MARKER = 3
 """Stands where a packet has its frame type: a unit or the trailer follows."""
@@ -84,8 +86,8 @@ class Header:
             if len(getattr(self, name)) != 8:
                 raise ValueError(f"{name} has {len(getattr(self, name))} bytes, expected 8")
 
-    def to_bytes(self, stream_id: int) -> bytes:
-        """The header's bytes; `stream_id` is the CRC-32 of the first payload."""
+    def to_bytes(self) -> bytes:
+        """The header's bytes; the last four are its CRC-32, little-endian."""
         colour = MATRICES.index(self.matrix) | self.full_range << 1 | (self.bit_depth == 10) << 2
         colour |= CHROMA.index(self.chroma) << 3 | self.color_assumed << 5
         random_access = isinstance(self.structure, RandomAccess)
@@ -101,7 +103,6 @@ class Header:
                 _text(self.origin),
                 self.weights_digest,
                 self.table_digest,
-                struct.pack("<I", stream_id),
             ]
         )
         head = MAGIC + varint(len(body)) + body
@@ -150,19 +151,29 @@ class IndexEntry(NamedTuple):
         first: POC of its first frame in display order.
         frames: number of frames.
         offset: of its marker, bytes from the start of the file.
-        opening: offset of the unit whose first packet is the I frame that opens this one.
+        chain: CRC-32 of all bytes before it, see the top of this file.
+        opening: index of the unit whose first packet is the I frame that opens this one; its own where it does.
         opening_poc: POC of that I frame.
     """
 
     first: int
     frames: int
     offset: int
+    chain: int
     opening: int
     opening_poc: int
 
 
+class _WrittenUnit:
+    """What the trailer says of a unit."""
+
+    def __init__(self, offset: int, frames: int, back: int):
+        self.offset, self.frames, self.back = offset, frames, back
+        self.chain = 0
+
+
 class StreamWriter:
-    """Writes a stream packet by packet; the header goes out with the first payload.
+    """Writes a stream packet by packet, each handed on to the system at once.
 
     Args:
         file: binary, writable; need not seek.
@@ -172,25 +183,24 @@ class StreamWriter:
     def __init__(self, file: BinaryIO, header: Header):
         self._file = file
         self._header = header
-        self._stream_id: int | None = None
-        self._units: list[list[int]] = []
-        self._pending: tuple[int, bool] | None = None
+        self._units: list[_WrittenUnit] = []
         self._open_ended = False
         self.size_bytes = 0
+        data = header.to_bytes()
+        self._write(data)
+        self._chain: int = struct.unpack("<I", data[-4:])[0]
 
     def begin_unit(self, frames: int, *, final: bool = False) -> None:
         """Open a unit of `frames` frames (0 = until the next one)."""
-        self._pending = (frames, final)
+        head = bytes([MARKER << 6 | (FINAL if final else 0)]) + varint(frames)
+        # a unit of random access leans on the I frame at the start of the unit before
+        back = int(bool(self._units) and isinstance(self._header.structure, RandomAccess))
+        self._units.append(_WrittenUnit(self.size_bytes, frames, back))
         self._open_ended = frames == 0
+        self._append(head + struct.pack("<H", _checksum(head, self._chain)))
 
     def write(self, packet: Packet, poc: int) -> None:
         """Append one frame; a unit must be open."""
-        if self._stream_id is None:
-            self._stream_id = zlib.crc32(packet.payload)
-            self._write(self._header.to_bytes(self._stream_id))
-        if self._pending is not None:
-            self._write_unit(*self._pending)
-            self._pending = None
         if len(packet.payload) >= MAX_PAYLOAD or len(packet.payload) % 4:
             raise ValueError(
                 f"frame {poc} takes {len(packet.payload)} bytes, a packet holds less than {MAX_PAYLOAD}, "
@@ -198,32 +208,26 @@ class StreamWriter:
             )
         head = bytes([TYPES.index(packet.frame_type) << 6 | packet.q]) + _packet_length(len(packet.payload))
         symbols = struct.pack("<H", packet.symbols_crc)
-        crc = binascii.crc_hqx(head + symbols + packet.payload, _seed(self._stream_id, poc))
-        self._write(head + struct.pack("<H", crc) + symbols + packet.payload)
-        if self._open_ended:
-            self._units[-1][0] += 1
+        crc = _checksum(head + symbols + packet.payload, self._chain)
+        self._append(head + struct.pack("<H", crc) + symbols + packet.payload)
+        self._units[-1].frames += self._open_ended
+        self._file.flush()
 
     def close(self) -> None:
         """Write the trailer."""
-        if self._stream_id is None:
+        if not self._units:
             raise ValueError("nothing was written; a stream holds at least one frame")
-        end = self.size_bytes
-        offsets = [*(unit[1] for unit in self._units[1:]), end]
+        offsets = [*(unit.offset for unit in self._units[1:]), self.size_bytes]
         body = bytes([MARKER << 6 | END]) + varint(len(self._units))
-        for i, (frames, offset, _, back) in enumerate(self._units):
-            body += varint(frames) + varint(offsets[i] - offset) + varint(back)
+        for unit, end in zip(self._units, offsets, strict=True):
+            body += varint(unit.frames) + varint(end - unit.offset) + varint(unit.back) + struct.pack("<I", unit.chain)
         body += struct.pack("<I", len(body) + 8)
         self._write(body + struct.pack("<I", zlib.crc32(body)))
 
-    def _write_unit(self, frames: int, final: bool) -> None:
-        first = sum(unit[0] for unit in self._units)
-        head = bytes([MARKER << 6 | (FINAL if final else 0)]) + varint(frames)
-        assert self._stream_id is not None
-        crc = binascii.crc_hqx(head, _seed(self._stream_id, first))
-        # a unit of random access leans on the I frame at the start of the unit before
-        back = int(bool(self._units) and isinstance(self._header.structure, RandomAccess))
-        self._units.append([frames, self.size_bytes, first, back])
-        self._write(head + struct.pack("<H", crc))
+    def _append(self, data: bytes) -> None:
+        """Write a part of the newest unit."""
+        self._write(data)
+        self._chain = self._units[-1].chain = zlib.crc32(data, self._chain)
 
     def _write(self, data: bytes) -> None:
         self._file.write(data)
@@ -242,7 +246,8 @@ class StreamReader:
 
     def __init__(self, file: BinaryIO):
         self._file = file
-        self.header, self.stream_id, self.header_bytes = self._read_header()
+        self.header, self.header_bytes, self._chain = self._read_header()
+        self._opening_chain = self._chain
 
     def _read_header(self) -> tuple[Header, int, int]:
         magic = self._file.read(len(MAGIC))
@@ -256,15 +261,18 @@ class StreamReader:
         checksum = self._file.read(4)
         if len(body) < length or len(checksum) < 4:
             raise BitstreamError("the file ends inside its header: truncated")
-        if struct.unpack("<I", checksum)[0] != zlib.crc32(magic + raw + body):
+        crc = zlib.crc32(magic + raw + body)
+        if struct.unpack("<I", checksum)[0] != crc:
             raise BitstreamError("the header's CRC-32 does not match: damaged file")
         if body and body[0] != VERSION:
-            raise BitstreamError(f"container version {body[0]}, this library reads {VERSION}; use a newer lvc_zoo")
+            raise BitstreamError(
+                f"container version {body[0]}, this library reads {VERSION}; use the lvc_zoo that wrote the file"
+            )
         try:
-            header, stream_id = _parse_header(io.BytesIO(body))
+            header = _parse_header(io.BytesIO(body))
         except (struct.error, ArithmeticError, IndexError, ValueError) as error:
             raise BitstreamError(f"the header holds what no lvc_zoo writes ({error}): foreign file") from error
-        return header, stream_id, len(magic + raw + body) + 4
+        return header, len(magic + raw + body) + 4, crc
 
     def read(self, poc: int) -> Unit | Packet | None:
         """The next element; None at the end, after a sound trailer.
@@ -288,10 +296,11 @@ class StreamReader:
         if len(rest) < 4 + length:
             raise BitstreamError(f"the stream ends inside frame {poc}: truncated", poc=poc)
         crc, symbols_crc = struct.unpack("<HH", rest[:4])
-        if binascii.crc_hqx(first + raw + rest[2:], _seed(self.stream_id, poc)) != crc:
+        if _checksum(first + raw + rest[2:], self._chain) != crc:
             raise BitstreamError(
                 f"the packet of frame {poc} fails its CRC: damaged, or from another place or stream", poc=poc
             )
+        self._chain = zlib.crc32(first + raw + rest, self._chain)
         return Packet(TYPES[first[0] >> 6], first[0] & 63, rest[4:], symbols_crc)
 
     def _read_unit(self, first: bytes, poc: int) -> Unit:
@@ -299,29 +308,35 @@ class StreamReader:
         crc = self._file.read(2)
         if len(crc) < 2:
             raise BitstreamError(f"the stream ends before frame {poc}: truncated", poc=poc)
-        if binascii.crc_hqx(first + raw, _seed(self.stream_id, poc)) != struct.unpack("<H", crc)[0]:
+        if _checksum(first + raw, self._chain) != struct.unpack("<H", crc)[0]:
             raise BitstreamError(
                 f"the unit that should start at frame {poc} fails its CRC: damaged, or from another place or stream",
                 poc=poc,
             )
+        self._chain = zlib.crc32(first + raw + crc, self._chain)
         return Unit(poc, frames, bool(first[0] & FINAL))
 
     def _check_end(self, first: bytes, poc: int) -> None:
         """Check the trailer: a damaged byte that looks like its mark must not end the stream quietly."""
-        body, frames = bytearray(first), 0
+        body, frames, chain = bytearray(first), 0, b""
         count, raw = _read_varint(self._file, poc)
         body += raw
-        for i in range(3 * count):
-            value, raw = _read_varint(self._file, poc)
-            body += raw
-            frames += value if i % 3 == 0 else 0
+        for _ in range(count):
+            for i in range(3):
+                value, raw = _read_varint(self._file, poc)
+                body += raw
+                frames += value if i == 0 else 0
+            chain = self._file.read(4)
+            body += chain
         body += self._file.read(4)
         checksum = self._file.read(4)
         if len(checksum) < 4:
             raise BitstreamError(f"the stream ends inside the trailer after frame {poc - 1}: truncated", poc=poc)
-        if struct.pack("<I", zlib.crc32(body)) != checksum or frames != poc:
+        sound = struct.pack("<I", zlib.crc32(body)) == checksum
+        if not sound or frames != poc or chain != struct.pack("<I", self._chain):
             raise BitstreamError(
-                f"what follows frame {poc - 1} is neither a frame nor a sound trailer: damaged", poc=poc
+                f"what follows frame {poc - 1} is neither a frame nor this stream's sound trailer: damaged, or spliced",
+                poc=poc,
             )
 
     def _read_length(self, poc: int) -> tuple[int, bytes]:
@@ -333,9 +348,10 @@ class StreamReader:
         value = int.from_bytes(raw, "big") & (0x7F, 0x3FFF, 0x3FFFFF)[extra]
         return 4 * value, raw
 
-    def seek(self, offset: int) -> None:
-        """Continue at a unit's `offset`."""
-        self._file.seek(offset)
+    def seek(self, entry: IndexEntry) -> None:
+        """Continue at a unit of the index."""
+        self._file.seek(entry.offset)
+        self._chain = entry.chain
 
     def index(self) -> list[IndexEntry]:
         """All units by the trailer; the reading position is kept.
@@ -364,20 +380,11 @@ class StreamReader:
 
     def _parse_index(self, body: BinaryIO) -> list[IndexEntry]:
         entries: list[IndexEntry] = []
-        first, offset = 0, self.header_bytes
-        for _ in range(_read_varint(body)[0]):
+        first, offset, chain = 0, self.header_bytes, self._opening_chain
+        for i in range(_read_varint(body)[0]):
             frames, size, back = (_read_varint(body)[0] for _ in range(3))
-            opening = entries[-back] if back else None
-            entries.append(
-                IndexEntry(
-                    first,
-                    frames,
-                    offset,
-                    opening.offset if opening else offset,
-                    first - 1 if opening else first,
-                )
-            )
-            first, offset = first + frames, offset + size
+            entries.append(IndexEntry(first, frames, offset, chain, i - back, first - 1 if back else first))
+            first, offset, chain = first + frames, offset + size, struct.unpack("<I", body.read(4))[0]
         return entries
 
 
@@ -451,8 +458,9 @@ def _packet_length(length: int) -> bytes:
     return (words | 0xC0 << 16).to_bytes(3, "big")
 
 
-def _seed(stream_id: int, poc: int) -> int:
-    return zlib.crc32(struct.pack("<II", stream_id, poc)) & 0xFFFF
+def _checksum(data: bytes, chain: int) -> int:
+    """CRC-16 that continues the chain."""
+    return binascii.crc_hqx(data, chain & 0xFFFF)
 
 
 def _text(value: str) -> bytes:
@@ -460,14 +468,14 @@ def _text(value: str) -> bytes:
     return varint(len(data)) + data
 
 
-def _parse_header(body: BinaryIO) -> tuple[Header, int]:
+def _parse_header(body: BinaryIO) -> Header:
     _, device, width, height, colour = struct.unpack("<BBHHB", body.read(7))
     numerator, denominator = _read_varint(body)[0], _read_varint(body)[0]
     random_access = body.read(1)[0]
     period = _read_varint(body)[0]
     model, origin = (body.read(_read_varint(body)[0]).decode() for _ in range(2))
     digests = body.read(8), body.read(8)
-    header = Header(
+    return Header(
         model=model,
         origin=origin,
         weights_digest=digests[0],
@@ -483,4 +491,3 @@ def _parse_header(body: BinaryIO) -> tuple[Header, int]:
         color_assumed=bool(colour & 32),
         structure=RandomAccess(period) if random_access else LowDelay(period or None),
     )
-    return header, struct.unpack("<I", body.read(4))[0]

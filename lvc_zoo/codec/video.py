@@ -454,12 +454,12 @@ class VideoCodec(Pretrained, nn.Module):
                 raise ValueError(f"frames {frames} are not in the stream, which holds 0 to {total - 1}; use step 1")
             wanted = frames
             entry = next(e for e in reversed(index) if e.first <= frames.start)
-            if entry.opening != entry.offset:
-                reader.seek(entry.opening)
-                opening = next(e for e in index if e.offset == entry.opening)
+            opening = index[entry.opening]
+            if opening is not entry:
+                reader.seek(opening)
                 for _ in self._loop(reader, opening.first, size, dpb, models, cache, log, count=1):
                     pass
-            reader.seek(entry.offset)
+            reader.seek(entry)
             first = entry.first
         return self._loop(reader, first, size, dpb, models, cache, log), wanted
 
