@@ -48,6 +48,7 @@ def measure_complexity(
 ) -> dict[str, Complexity]:
     """MACs and parameters of a codec's networks, encoder and decoder together with the shared part counted once.
 
+    B frames are averaged over a GOP; of P frames, the first after an I frame and one in the steady state are counted.
     Counted are convolutions, 1x1 ones included, and block transforms; not biases, activations,
     warping, interpolation or entropy coding.
 
@@ -69,9 +70,31 @@ def measure_complexity(
     with intra.running():
         _drain(codec, size, LowDelay(1).plans(1))
     result = {"intra": intra.complexity({"I": "one I frame"}, [("I", intra.snapshot(), 1 / pixels)])}
-    if codec.inter is not None:
+    if FrameType.B in codec.frame_types:
         result["inter"] = _measure_bidirectional(codec, size, intra_period, pixels)
+    elif codec.inter is not None:
+        result["inter"] = _measure_low_delay(codec, codec.inter, size, pixels)
     return result
+
+
+STEADY_POSITION = 4
+"""Position of a P frame whose reference has every state that the networks know."""
+
+
+def _measure_low_delay(codec: VideoCodec, network: nn.Module, size: tuple[int, int], pixels: float) -> Complexity:
+    counter, source = _Counter(network), _Source(size)
+    opening, *plans = LowDelay().plans(STEADY_POSITION + 1)
+    dpb = {0: Stored(Picture(source(0)), opening)}
+    with counter.running(), torch.no_grad():
+        frames = code_sequence(codec, source, plans, lambda _: RateEstimator(), _rate(), dpb=dpb)
+        snapshots = [counter.snapshot(), *(counter.snapshot() for _ in frames)]
+    first, steady = _difference(snapshots[1], snapshots[0]), _difference(snapshots[-1], snapshots[-2])
+    notes = {
+        "first P after I": "the P frame after an I frame, which brings its picture alone",
+        "steady-state P": f"P frame {STEADY_POSITION} of a GOP, all states of its reference in use",
+    }
+    columns = [(name, macs, 1 / pixels) for name, macs in zip(notes, (first, steady), strict=True)]
+    return counter.complexity(notes, columns)
 
 
 def _measure_bidirectional(codec: VideoCodec, size: tuple[int, int], intra_period: int, pixels: float) -> Complexity:

@@ -11,12 +11,14 @@ from ..codec.container import Header, StreamReader
 from ..codec.video import VideoCodec
 from ..config import with_overrides
 from ..errors import BitstreamError, nearest_names
-from . import biecvc, dcvc_intra
+from . import biecvc, dcvc_dc, dcvc_intra
 from .biecvc import BiECVC
+from .dcvc_dc import DCVCDC
 from .dcvc_intra import DCVCDCIntra
 
 _CODECS: tuple[tuple[Callable[[Any], VideoCodec], Mapping[str, Any]], ...] = (
     (BiECVC, biecvc.VARIANTS),
+    (DCVCDC, dcvc_dc.VARIANTS),
     (DCVCDCIntra, dcvc_intra.VARIANTS),
 )
 
@@ -109,4 +111,13 @@ def _checked(codec: VideoCodec, header: Header) -> VideoCodec:
     return codec
 
 
-__all__ = ["BiECVC", "DCVCDCIntra", "codec_class", "create_model", "list_models", "load_codec_for", "read_header"]
+__all__ = [
+    "DCVCDC",
+    "BiECVC",
+    "DCVCDCIntra",
+    "codec_class",
+    "create_model",
+    "list_models",
+    "load_codec_for",
+    "read_header",
+]

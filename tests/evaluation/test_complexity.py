@@ -12,6 +12,19 @@ from lvc_zoo.models.biecvc import BiECVC
 from tests.miniature import CONFIG
 
 SIZE = (64, 128)
+DCVC_DC_KMAC = {
+    "motion.estimator": 318.62,
+    "miner.align": 30.96,
+    "motion.encoder": 30.96,
+    "motion.decoder": 28.70,
+    "miner.pyramid": 101.38,
+    "miner.fusion": 264.38,
+    "encoder": 74.88,
+    "latents.quadtree.networks.0": 35.64,
+    "decoder": 129.02,
+    "reconstruction": 284.49,
+}
+"""Of the reference sheet, section 2.3: a steady-state P frame of 256x256."""
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +69,20 @@ def test_biecvc_rows_add_up(paper_size):
 def test_biecvc_tiny_fits_its_budget(tiny):
     assert parameters(tiny) <= 8e6
     assert tiny["inter"].columns["cached"]["total"] <= 150
+
+
+def test_dcvc_dc_parameters_and_first_p_frame_match_published_counts():
+    inter = measure_complexity(create_model("dcvc-dc"))["inter"]
+    assert inter.parameters["total"] == 19_778_563
+    assert inter.columns["first P after I"]["total"] == pytest.approx(1332.96, rel=1e-4)
+
+
+def test_dcvc_dc_steady_state_matches_published_counts_by_module():
+    columns = measure_complexity(create_model("dcvc-dc"), (256, 256))["inter"].columns
+    assert columns["first P after I"]["total"] == pytest.approx(1332.82, rel=1e-4)
+    assert columns["steady-state P"]["total"] == pytest.approx(1335.58, rel=1e-4)
+    found = {name: columns["steady-state P"][name] for name in DCVC_DC_KMAC}
+    assert found == pytest.approx(DCVC_DC_KMAC, abs=0.006)
 
 
 def macs_of(action):
