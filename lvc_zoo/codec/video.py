@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..blocks.padding import crop_to_size, pad_to_multiple
+from ..blocks.padding import PadMode, crop_to_size, pad_to_multiple
 from ..entropy import rans
 from ..entropy.coder import Log, Noise, RateEstimator, SymbolReader, SymbolWriter
 from ..entropy.distributions import FactorisedPrior, check_tables
@@ -32,6 +32,8 @@ from .sequence import code_sequence
 PARTS = ("motion", "frame", "hyper")
 """Parts of the bits: motion latent, picture latent, hyper latents of both. Latent names start with their part."""
 MAX_Q = 63
+DEFAULT_Q = 32
+"""The q that every entry point takes unless told otherwise; the only one of a codec for a single rate."""
 
 
 class CodecOutput(NamedTuple):
@@ -94,8 +96,8 @@ class EncodedVideo:
 class _Frames:
     """A clip in memory as the loop's source: `(B, T, 3, H, W)`, padded."""
 
-    def __init__(self, clip: Tensor, multiple: int):
-        self._clip = pad_to_multiple(clip.flatten(0, 1), multiple).unflatten(0, clip.shape[:2])
+    def __init__(self, clip: Tensor, multiple: int, mode: PadMode):
+        self._clip = pad_to_multiple(clip.flatten(0, 1), multiple, mode).unflatten(0, clip.shape[:2])
         self.size: tuple[int, int] = (self._clip.shape[-2], self._clip.shape[-1])
 
     def __call__(self, poc: int) -> Tensor:
@@ -105,10 +107,13 @@ class _Frames:
 class _Stream:
     """A reader as the loop's source: one GOP and one frame ahead, each frame forgotten once it is coded."""
 
-    def __init__(self, reader: FrameReader, structure: GopStructure, multiple: int, device: torch.device):
+    def __init__(
+        self, reader: FrameReader, structure: GopStructure, multiple: int, mode: PadMode, device: torch.device
+    ):
         self._iterator = iter(reader)
         self._structure = structure
         self._multiple = multiple
+        self._mode = mode
         self._device = device
         self._expected = (reader.height, reader.width)
         self._waiting: dict[int, Tensor] = {}
@@ -117,7 +122,7 @@ class _Stream:
 
     def __call__(self, poc: int) -> Tensor:
         frame = self._waiting.pop(poc).unsqueeze(0).to(self._device)
-        return pad_to_multiple(frame, self._multiple).contiguous(memory_format=torch.channels_last)
+        return pad_to_multiple(frame, self._multiple, self._mode).contiguous(memory_format=torch.channels_last)
 
     def units(self) -> Iterator[tuple[list[FramePlan], bool]]:
         """Plans of one answer of the structure, and whether it ends the video."""
@@ -163,6 +168,7 @@ class VideoCodec(Pretrained, nn.Module):
     default_structure: ClassVar[GopStructure]
     frame_types: ClassVar[frozenset[FrameType]]
     pad_multiple: ClassVar[int] = 16
+    pad_mode: ClassVar[PadMode] = "replicate"
 
     def __init__(self, config: Any, *, lambdas: tuple[float, ...], intra: nn.Module, inter: nn.Module | None):
         super().__init__()
@@ -178,18 +184,23 @@ class VideoCodec(Pretrained, nn.Module):
         """Coordinate on the anchors, `(B,)` float, of rate point `q` (0..63, higher is better; scalar or `(B,)`).
 
         Raises:
-            ValueError: outside 0..63.
+            ValueError: outside 0..63, or, with a single anchor, other than 32.
         """
         q = torch.as_tensor(q, dtype=torch.float32, device=self.device).reshape(-1)
         if bool((q < 0).any() or (q > MAX_Q).any() or q.isnan().any()):
             raise ValueError(f"q is {q.tolist()}, expected 0 (smallest file) to {MAX_Q} (best quality)")
+        if len(self.lambdas) == 1 and bool((q != DEFAULT_Q).any()):
+            raise ValueError(
+                f"q is {q.tolist()}, but {self.variant!r} codes at a single rate, q = {DEFAULT_Q}; leave q out, and load "
+                "weights for another lambda to have another rate"
+            )
         return q * ((len(self.lambdas) - 1) / MAX_Q)
 
     def lambda_of(self, q: float) -> float:
         """Rate-distortion weight at rate point `q`, log-linear between the anchors; D summed over RGB in [0, 1]."""
         rate = float(self.rate_of(q)[0])
-        below = min(int(rate), len(self.lambdas) - 2)
-        low, high = self.lambdas[below], self.lambdas[below + 1]
+        below = min(int(rate), max(len(self.lambdas) - 2, 0))
+        low, high = self.lambdas[below], self.lambdas[min(below + 1, len(self.lambdas) - 1)]
         return float(low * (high / low) ** (rate - below))
 
     def network(self, frame_type: FrameType) -> FrameNetwork:
@@ -223,7 +234,7 @@ class VideoCodec(Pretrained, nn.Module):
     def forward(
         self,
         frames: Tensor,
-        q: float | Tensor = 32,
+        q: float | Tensor = DEFAULT_Q,
         structure: GopStructure | None = None,
         *,
         noise: Callable[[int], Noise] | None = None,
@@ -245,7 +256,7 @@ class VideoCodec(Pretrained, nn.Module):
         clip = self._check_clip(frames)
         batch, num_frames, _, height, width = clip.shape
         rate = self.rate_of(q).expand(batch)
-        source = _Frames(clip.to(self.device), self.pad_multiple)
+        source = _Frames(clip.to(self.device), self.pad_multiple, self.pad_mode)
 
         def coder_for(plan: FramePlan) -> RateEstimator:
             return RateEstimator(noise(plan.poc) if noise else None)
@@ -281,7 +292,7 @@ class VideoCodec(Pretrained, nn.Module):
 
     # ---- bytes
 
-    def compress(self, frames: Tensor, q: int = 32, structure: GopStructure | None = None) -> bytes:
+    def compress(self, frames: Tensor, q: int = DEFAULT_Q, structure: GopStructure | None = None) -> bytes:
         """The bytes of an `.lvc` stream.
 
         Args:
@@ -305,7 +316,7 @@ class VideoCodec(Pretrained, nn.Module):
         self,
         reader: FrameReader,
         path: str | os.PathLike[str],
-        q: int = 32,
+        q: int = DEFAULT_Q,
         structure: GopStructure | None = None,
         *,
         progress: Callable[[FrameRecord], None] | None = None,
@@ -337,7 +348,7 @@ class VideoCodec(Pretrained, nn.Module):
         self,
         reader: FrameReader,
         file: BinaryIO,
-        q: int = 32,
+        q: int = DEFAULT_Q,
         structure: GopStructure | None = None,
         *,
         cache: bool = True,
@@ -353,7 +364,7 @@ class VideoCodec(Pretrained, nn.Module):
             raise ValueError(f"q is {q}, a stream stores whole rate points 0 to {MAX_Q}; round it")
         structure = self._structure(structure)
         check_tables(self)
-        source = _Stream(reader, structure, self.pad_multiple, self.device)
+        source = _Stream(reader, structure, self.pad_multiple, self.pad_mode, self.device)
         writer = StreamWriter(file, self._header(reader, structure))
         models = rans.ModelCache()
         size = (reader.height, reader.width)

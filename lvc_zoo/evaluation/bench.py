@@ -176,7 +176,7 @@ class _Frames:
     """Padded frames as the loop's source; nothing at the decoder."""
 
     def __init__(self, codec: VideoCodec, clip: Tensor):
-        padded = pad_to_multiple(clip, codec.pad_multiple).to(codec.device)
+        padded = pad_to_multiple(clip, codec.pad_multiple, codec.pad_mode).to(codec.device)
         self._frames = [x.unsqueeze(0).contiguous(memory_format=torch.channels_last) for x in padded]
         self.size = (padded.shape[-2], padded.shape[-1])
         self.is_decoder = False
