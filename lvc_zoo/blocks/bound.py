@@ -32,5 +32,5 @@ def at_least(x: Tensor, bound: float) -> Tensor:
         >>> x.grad.tolist()
         [0.0, 1.0]
     """
-    bounded: Tensor = _AtLeast.apply(x, bound)  # type: ignore[no-untyped-call]
+    bounded: Tensor = _AtLeast.apply(x, bound)
     return bounded

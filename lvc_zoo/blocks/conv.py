@@ -97,16 +97,16 @@ class TransposedConv2d(nn.Module):
         if self.stride == 1:
             return convolve(x, self.weight.transpose(0, 1).flip(2, 3), self.bias)
         products = convolve(x, self.weight.permute(2, 3, 1, 0).flatten(0, 2)[:, :, None, None])
-        rows = _interleave(*products.unflatten(1, (3, -1)).unbind(1), dim=2)
-        out = _interleave(*rows.unflatten(1, (3, -1)).unbind(1), dim=3)
+        out = _interleave(_interleave(products, dim=2), dim=3)
         return (out + self.bias[:, None, None]).contiguous(memory_format=torch.channels_last)
 
 
-def _interleave(before: Tensor, here: Tensor, after: Tensor, dim: int) -> Tensor:
-    """The three taps' products of a stride-2 transposed convolution, along one dimension, to twice as many samples.
+def _interleave(products: Tensor, dim: int) -> Tensor:
+    """Three taps' products, `(B, 3 * C, H, W)`, to a sum of twice as many samples along `dim` and C channels.
 
     An even sample lies on an input sample; an odd one after one input sample and before the next.
     """
+    before, here, after = products.chunk(3, dim=1)
     ahead = F.pad(before, (0, 1) if dim == 3 else (0, 0, 0, 1)).narrow(dim, 1, before.shape[dim])
     return torch.stack([here, after + ahead], dim=dim + 1).flatten(dim, dim + 1)
 

@@ -336,7 +336,7 @@ class MedianFactorisedPrior(FactorisedPrior):
     @property
     def median(self) -> Tensor:
         """Of each channel, `(1, C, 1, 1)`."""
-        return self.quantiles[None, :, :, 1:2].transpose(1, 2)
+        return self.quantiles[:, 0, 1].view(1, -1, 1, 1)
 
     def distribution(self, shape: tuple[int, ...]) -> Distribution:
         """The distribution of a hyper latent of `shape (B, C, H, W)`."""

@@ -11,15 +11,19 @@ from ..codec.container import Header, StreamReader
 from ..codec.video import VideoCodec
 from ..config import with_overrides
 from ..errors import BitstreamError, nearest_names
-from . import biecvc, dcvc_dc, dcvc_intra
+from . import biecvc, dcvc_dc, dcvc_intra, dcvc_tcm, dcvc_tcm_intra
 from .biecvc import BiECVC
 from .dcvc_dc import DCVCDC
 from .dcvc_intra import DCVCDCIntra
+from .dcvc_tcm import DCVCTCM
+from .dcvc_tcm_intra import DCVCTCMIntra
 
 _CODECS: tuple[tuple[Callable[[Any], VideoCodec], Mapping[str, Any]], ...] = (
     (BiECVC, biecvc.VARIANTS),
     (DCVCDC, dcvc_dc.VARIANTS),
     (DCVCDCIntra, dcvc_intra.VARIANTS),
+    (DCVCTCM, dcvc_tcm.VARIANTS),
+    (DCVCTCMIntra, dcvc_tcm_intra.VARIANTS),
 )
 
 
@@ -113,8 +117,10 @@ def _checked(codec: VideoCodec, header: Header) -> VideoCodec:
 
 __all__ = [
     "DCVCDC",
+    "DCVCTCM",
     "BiECVC",
     "DCVCDCIntra",
+    "DCVCTCMIntra",
     "codec_class",
     "create_model",
     "list_models",
