@@ -7,6 +7,9 @@ A weights folder holds
     inter.safetensors
     README.md            the model card
 
+A folder inside the package may name the intra codec of another bundled variant in place of a file of its own,
+``"intra": {"variant": ..., "sha256": hex}``; `share_intra` makes it so, and `write_folder` always writes a full copy.
+
 Only safetensors are read, and only if their digest is the one in ``config.json``: a pickle may run code when loaded.
 Nothing here knows a model class: folders and dicts go in and out.
 """
@@ -36,6 +39,7 @@ FORMAT = 1
 BUNDLED = Path(__file__).parent / "weights"
 
 _LIBRARY = "lvc_zoo"
+_INTRA = "intra.safetensors"
 _ENTRIES = {"variant": str, "codec": str, "config": dict, "sha256": dict}
 _PICKLES = (".bin", ".pth", ".pt", ".ckpt", ".pkl", ".pickle", ".pth.tar")
 _HUB_SOURCE = re.compile(r"(?P<prefix>hf-hub:)?(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>.+))?")
@@ -140,6 +144,10 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
     for key, kind in _ENTRIES.items():
         if not isinstance(config.get(key), kind):
             raise WeightsError(f"{file} has {key!r}: {config.get(key)!r}, expected a JSON {kind.__name__}")
+    intra = config.get("intra", {"variant": "", "sha256": ""})
+    is_complete = isinstance(intra, dict) and set(intra) == {"variant", "sha256"}
+    if not is_complete or not all(isinstance(value, str) for value in intra.values()):
+        raise WeightsError(f"{file} has 'intra': {intra!r}, expected a bundled variant and the sha256 of its {_INTRA}")
     return config
 
 
@@ -147,7 +155,8 @@ def read_folder(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str,
     """Reads a weights folder, each file verified against its digest before it is parsed.
 
     Returns:
-        The content of ``config.json``, and the state dicts by the names of their files ("intra", "inter"), on the CPU.
+        The content of ``config.json``, and the state dicts by the names of their files ("intra", "inter"), on the CPU;
+        "intra" may come from the bundled variant that the config names.
 
     Raises:
         WeightsError: a file is missing, altered, not listed or not safetensors.
@@ -161,7 +170,10 @@ def read_folder(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str,
             f"{path} holds {sorted(unlisted)}, but the sha256 entry of its config.json lists {sorted(listed)}; "
             "remove the extra files or write the folder with save_pretrained"
         )
-    return config, {name.removesuffix(".safetensors"): _read_state(path, name, listed[name]) for name in listed}
+    states = {name.removesuffix(".safetensors"): _read_state(path, name, listed[name]) for name in listed}
+    if "intra" in config:
+        states["intra"] = _read_shared_intra(path, config)
+    return config, states
 
 
 def write_folder(
@@ -172,7 +184,7 @@ def write_folder(
     Args:
         path: the folder; parents are made.
         config: the entries "variant", "codec", "config" and any further ones, JSON-ready; "format" and "sha256" are
-            filled in.
+            filled in, and "intra" left out, because the copy is full.
         states: state dicts by name ("intra", "inter"). Types are kept; tensors that share memory are stored apart.
         card: the text of README.md, from `model_card`.
 
@@ -183,8 +195,8 @@ def write_folder(
     _check_replaceable(path)
     files = {f"{name}.safetensors": _to_safetensors(state) for name, state in states.items()}
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-    entries = {"format": FORMAT} | {key: config[key] for key in config if key != "format"} | {"sha256": digests}
-    files["config.json"] = (json.dumps(entries, indent=2, allow_nan=False) + "\n").encode()
+    kept = {key: value for key, value in config.items() if key not in ("format", "intra")}
+    files["config.json"] = _config_bytes({"format": FORMAT} | kept | {"sha256": digests})
     files["README.md"] = card.encode()
     path.parent.mkdir(parents=True, exist_ok=True)
     suffix = secrets.token_hex(4)
@@ -207,6 +219,38 @@ def write_folder(
         shutil.rmtree(fresh, ignore_errors=True)
     shutil.rmtree(old, ignore_errors=True)
     return path
+
+
+def share_intra(path: str | os.PathLike[str], variant: str) -> None:
+    """Drops the intra codec of a full folder that is the very file of a bundled variant, and names that one instead.
+
+    For folders that go into the package beside the variant's own; elsewhere weights should be whole.
+
+    Args:
+        path: a folder as `write_folder` leaves it.
+        variant: bundled name.
+
+    Raises:
+        WeightsError: the variant is not bundled, or its intra codec is another one.
+    """
+    path = Path(path)
+    config = read_config(path)
+    own, theirs = config["sha256"].get(_INTRA), _bundled_intra(variant)
+    if own != theirs:
+        raise WeightsError(
+            f"{path / _INTRA} has sha256 {own}, expected {theirs}, that of bundled {variant!r}; "
+            "only an identical file is shared"
+        )
+    if path.resolve() == (BUNDLED / variant).resolve():
+        raise WeightsError(f"{path} is {variant!r} itself, which cannot name itself; name another variant")
+    _read_state(path, _INTRA, own)
+    digests = {name: digest for name, digest in config["sha256"].items() if name != _INTRA}
+    entries = config | {"intra": {"variant": variant, "sha256": own}, "sha256": digests}
+    # last: a folder cut off between the two steps says which file is too many
+    fresh = path / "config.json.new"
+    fresh.write_bytes(_config_bytes(entries))
+    fresh.replace(path / "config.json")
+    (path / _INTRA).unlink()
 
 
 def push_folder(
@@ -235,6 +279,11 @@ def push_folder(
 
     path = Path(path)
     config, _ = read_folder(path)
+    if "intra" in config:
+        raise WeightsError(
+            f"{path} names the intra codec of {config['intra']['variant']!r} instead of holding one, expected a full "
+            "folder; load it and write it with save_pretrained"
+        )
     api = HfApi(token=token, library_name=_LIBRARY, library_version=_version())
     repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
     names = ["config.json", *config["sha256"]] + ["README.md"] * (path / "README.md").exists()
@@ -367,6 +416,33 @@ def _read_state(path: Path, name: str, expected: object) -> dict[str, Tensor]:
         return safetensors.torch.load(content)
     except safetensors.SafetensorError as error:
         raise WeightsError(f"weights file {path / name} is not safetensors: {error}; {remedy}") from error
+
+
+def _bundled_intra(variant: str) -> str:
+    """SHA-256 of the intra codec's file of a bundled variant."""
+    if variant not in bundled_names():
+        raise WeightsError(f"no bundled weights are named {variant!r}{nearest_names(variant, bundled_names())}")
+    digest = read_config(BUNDLED / variant)["sha256"].get(_INTRA)
+    if digest is None:
+        raise WeightsError(f"bundled {variant!r} has no {_INTRA} of its own; name the variant that it names")
+    return str(digest)
+
+
+def _read_shared_intra(path: Path, config: Mapping[str, Any]) -> dict[str, Tensor]:
+    variant, expected = config["intra"]["variant"], config["intra"]["sha256"]
+    if _INTRA in config["sha256"]:
+        raise WeightsError(f"{path} holds {_INTRA} and names that of {variant!r}, expected one; write it again")
+    got = _bundled_intra(variant)
+    if got != expected:
+        raise WeightsError(
+            f"the weights in {path} need the intra codec of bundled {variant!r} with sha256 {expected}, this package "
+            f"has {got}; use the version that they came with"
+        )
+    return _read_state(BUNDLED / variant, _INTRA, expected)
+
+
+def _config_bytes(entries: Mapping[str, Any]) -> bytes:
+    return (json.dumps(entries, indent=2, allow_nan=False) + "\n").encode()
 
 
 def _to_safetensors(state: Mapping[str, Tensor]) -> bytes:

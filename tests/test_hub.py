@@ -197,6 +197,99 @@ def test_config_that_is_not_ours_is_refused(folder, text, message):
         hub.read_config(folder)
 
 
+# An intra codec that a bundled variant shares
+
+
+@pytest.fixture
+def sharing(tmp_path, monkeypatch):
+    """A bundled folder that names the intra codec of bundled `codec-tiny`, equal to it but in its inter network."""
+    monkeypatch.setattr(hub, "BUNDLED", tmp_path / "bundled")
+    make_folder(tmp_path / "bundled" / "codec-tiny")
+    states = {"intra": make_states()["intra"], "inter": make_states(1)["inter"]}
+    path = hub.write_folder(tmp_path / "bundled" / "sharing", {**CONFIG, "variant": "sharing"}, states, "card")
+    hub.share_intra(path, "codec-tiny")
+    return path
+
+
+def test_shared_intra_is_read_from_the_variant_that_is_named(sharing):
+    assert sorted(files_of(sharing)) == ["README.md", "config.json", "inter.safetensors"]
+    config, states = hub.read_folder(hub.resolve("sharing").path)
+    file = sharing.parent / "codec-tiny" / "intra.safetensors"
+    assert config["intra"] == {"variant": "codec-tiny", "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
+    assert list(config["sha256"]) == ["inter.safetensors"]
+    assert_states_equal(states, {"inter": make_states(1)["inter"], "intra": make_states()["intra"]})
+
+
+def test_folder_written_from_a_sharing_one_is_a_full_copy(sharing, tmp_path):
+    config, states = hub.read_folder(sharing)
+    copy = hub.write_folder(tmp_path / "copy", config, states, "card")
+    assert "intra" not in hub.read_config(copy)
+    assert (copy / "intra.safetensors").read_bytes() == (sharing.parent / "codec-tiny/intra.safetensors").read_bytes()
+    assert_states_equal(hub.read_folder(copy)[1], states)
+
+
+def test_shared_intra_of_another_version_is_refused(sharing):
+    make_folder(sharing.parent / "codec-tiny", seed=7)
+    with pytest.raises(WeightsError, match=r"need the intra codec of bundled 'codec-tiny' with sha256 \w{64}, this"):
+        hub.read_folder(sharing)
+
+
+def test_shared_intra_with_a_flipped_bit_is_refused(sharing):
+    file = sharing.parent / "codec-tiny" / "intra.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(WeightsError, match=r"codec-tiny/intra\.safetensors has sha256 \w{64}, expected \w{64}"):
+        hub.read_folder(sharing)
+
+
+@pytest.mark.parametrize(
+    ("intra", "message"),
+    [
+        (
+            {"variant": "codec-tny", "sha256": ""},
+            "no bundled weights are named 'codec-tny'; the nearest is 'codec-tiny'",
+        ),
+        ({"variant": "../codec-tiny", "sha256": ""}, r"no bundled weights are named '\.\./codec-tiny'"),
+        ({"variant": "sharing", "sha256": ""}, r"bundled 'sharing' has no intra\.safetensors of its own"),
+        ({"variant": "codec-tiny"}, "expected a bundled variant and the sha256 of its intra.safetensors"),
+        ({"variant": 1, "sha256": ""}, "expected a bundled variant"),
+        ("codec-tiny", "expected a bundled variant"),
+        (None, "expected a bundled variant"),
+    ],
+)
+def test_intra_entry_that_names_nothing_sound_is_refused(sharing, intra, message):
+    edit_config(sharing, intra=intra)
+    with pytest.raises(WeightsError, match=message):
+        hub.read_folder(sharing)
+
+
+def test_folder_with_an_intra_codec_and_the_name_of_another_is_refused(sharing):
+    entry = hub.read_config(sharing)["intra"]
+    make_folder(sharing)
+    edit_config(sharing, intra=entry)
+    with pytest.raises(WeightsError, match=r"holds intra\.safetensors and names that of 'codec-tiny'"):
+        hub.read_folder(sharing)
+
+
+def test_share_of_what_is_not_identical_is_refused_and_changes_nothing(sharing, tmp_path):
+    other = make_folder(tmp_path / "other", seed=2)
+    before = files_of(other)
+    with pytest.raises(WeightsError, match="only an identical file is shared"):
+        hub.share_intra(other, "codec-tiny")
+    with pytest.raises(WeightsError, match="no bundled weights are named 'absent'"):
+        hub.share_intra(other, "absent")
+    assert files_of(other) == before
+    with pytest.raises(WeightsError, match="is 'codec-tiny' itself"):
+        hub.share_intra(sharing.parent / "codec-tiny", "codec-tiny")
+
+
+def test_sharing_folder_is_not_pushed(sharing, server):
+    with pytest.raises(WeightsError, match="names the intra codec of 'codec-tiny' instead of holding one"):
+        hub.push_folder(sharing, "team/codec", token="writer")
+    assert server.requests == []
+
+
 # Sources on this machine
 
 
