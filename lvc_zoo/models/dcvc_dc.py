@@ -28,7 +28,7 @@ from ..entropy.distributions import FactorisedPrior
 from ..entropy.motion import MotionCodec, MotionState
 from ..gop import FramePlan, FrameType, LowDelay
 from .dcvc_intra import DCVCIntra, DCVCIntraConfig, convert_intra
-from .renaming import Rule, rename
+from .renaming import CONTEXT_NAMES, Rule, owner, rename
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,30 +210,21 @@ class DCVCDC(VideoCodec):
 
 VARIANTS: dict[str, DCVCDCConfig] = {"dcvc-dc": DCVCDCConfig()}
 
-
-def _place(prefix: str | None) -> str:
-    """Where a latent's parts are: of the motion codec, or of the picture."""
-    return "motion." if prefix else ""
-
-
 # Official name pattern -> ours; what follows inside blocks is renamed by BLOCK_NAMES.
 VIDEO_NAMES: tuple[Rule, ...] = (
-    (r"(mv_)?y_q_(basic|scale)_enc$", lambda m: f"{_place(m[1])}encoder_gain.{m[2]}"),
-    (r"(mv_)?y_q_(basic|scale)_dec$", lambda m: f"{_place(m[1])}decoder_gain.{m[2]}"),
-    (r"bit_estimator_z(_mv)?\.f(\d)\.", lambda m: f"{_place(m[1])}latents.hyper.prior.layers.{int(m[2]) - 1}."),
-    (r"(?:(mv_)|contextual_)hyper_prior_encoder\.", lambda m: f"{_place(m[1])}latents.hyper.analysis."),
-    (r"(?:(mv_)|contextual_)hyper_prior_decoder\.", lambda m: f"{_place(m[1])}latents.hyper.synthesis."),
-    (r"(mv_)?y_prior_fusion_adaptor_(\d)\.", lambda m: f"{_place(m[1])}latents.adaptors.{m[2]}."),
-    (r"(mv_)?y_prior_fusion\.", lambda m: f"{_place(m[1])}latents.fusion."),
+    *CONTEXT_NAMES,
+    (r"(mv_)?y_q_(basic|scale)_enc$", lambda m: f"{owner(m[1])}encoder_gain.{m[2]}"),
+    (r"(mv_)?y_q_(basic|scale)_dec$", lambda m: f"{owner(m[1])}decoder_gain.{m[2]}"),
+    (r"bit_estimator_z(_mv)?\.f(\d)\.", lambda m: f"{owner(m[1])}latents.hyper.prior.layers.{int(m[2]) - 1}."),
+    (r"(?:(mv_)|contextual_)hyper_prior_encoder\.", lambda m: f"{owner(m[1])}latents.hyper.analysis."),
+    (r"(?:(mv_)|contextual_)hyper_prior_decoder\.", lambda m: f"{owner(m[1])}latents.hyper.synthesis."),
+    (r"(mv_)?y_prior_fusion_adaptor_(\d)\.", lambda m: f"{owner(m[1])}latents.adaptors.{m[2]}."),
+    (r"(mv_)?y_prior_fusion\.", lambda m: f"{owner(m[1])}latents.fusion."),
     (
         r"(mv_)?y_spatial_prior_adaptor_(\d)\.",
-        lambda m: f"{_place(m[1])}latents.quadtree.adaptors.{int(m[2]) - 1}.",
+        lambda m: f"{owner(m[1])}latents.quadtree.adaptors.{int(m[2]) - 1}.",
     ),
-    (r"(mv_)?y_spatial_prior\.", lambda m: f"{_place(m[1])}latents.quadtree.networks.0."),
-    (
-        r"optic_flow\.moduleBasic\.(\d)\.conv(\d)\.",
-        lambda m: f"motion.estimator.levels.{m[1]}.{2 * (int(m[2]) - 1)}.",
-    ),
+    (r"(mv_)?y_spatial_prior\.", lambda m: f"{owner(m[1])}latents.quadtree.networks.0."),
     (r"mv_encoder\.enc_(\d)\.", r"motion.encoder.down\1."),
     (r"mv_encoder\.adaptor_(\d)\.", r"motion.encoder.condition.\1."),
     (r"mv_decoder\.dec_([12])\.", r"motion.decoder.up\1."),
@@ -242,10 +233,6 @@ VIDEO_NAMES: tuple[Rule, ...] = (
     (r"align\.fusion\.", "miner.align.fusion."),
     (r"feature_adaptor_I\.", "miner.adaptor.intra."),
     (r"feature_adaptor\.", "miner.adaptor.inter."),
-    (r"feature_extractor\.conv(\d)\.", lambda m: f"miner.pyramid.scale{int(m[1]) - 1}.0."),
-    (r"feature_extractor\.res_block(\d)\.", lambda m: f"miner.pyramid.scale{int(m[1]) - 1}.1."),
-    (r"context_fusion_net\.conv(\d)_(up|out)\.", r"miner.fusion.\2\1.0."),
-    (r"context_fusion_net\.res_block(\d)_(up|out)\.", r"miner.fusion.\2\1.1."),
     (r"temporal_prior_encoder\.", "temporal_prior."),
     (r"contextual_encoder\.conv(\d)\.", r"encoder.down\1."),
     (r"contextual_encoder\.res(\d)\.", r"encoder.refine\1."),

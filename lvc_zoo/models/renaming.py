@@ -29,6 +29,23 @@ BLOCK_NAMES: tuple[Rule, ...] = (
 )
 """What follows inside a block, once its own place is renamed; each rule applies anywhere in a name."""
 
+CONTEXT_NAMES: tuple[Rule, ...] = (
+    (
+        r"optic_flow\.moduleBasic\.(\d)\.conv(\d)\.",
+        lambda m: f"motion.estimator.levels.{m[1]}.{2 * (int(m[2]) - 1)}.",
+    ),
+    (r"feature_extractor\.conv(\d)\.", lambda m: f"miner.pyramid.scale{int(m[1]) - 1}.0."),
+    (r"feature_extractor\.res_block(\d)\.", lambda m: f"miner.pyramid.scale{int(m[1]) - 1}.1."),
+    (r"context_fusion_net\.conv(\d)_(up|out)\.", r"miner.fusion.\2\1.0."),
+    (r"context_fusion_net\.res_block(\d)_(up|out)\.", r"miner.fusion.\2\1.1."),
+)
+"""Flow network and context mining, alike in the video codecs."""
+
+
+def owner(prefix: str | None) -> str:
+    """Where a latent's parts are: in the motion codec if their official name says so, else in the network itself."""
+    return "motion." if prefix else ""
+
 
 def rename(
     checkpoint: Mapping[str, Tensor], rules: Sequence[Rule], codec: str, blocks: Sequence[Rule] = BLOCK_NAMES

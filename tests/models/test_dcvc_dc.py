@@ -8,13 +8,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lvc_zoo import LowDelay, create_model
+from lvc_zoo import DCVCDC, LowDelay, create_model
 from lvc_zoo.codec.picture import FrameInfo, Picture
 from lvc_zoo.codec.sequence import Stored, code_sequence
 from lvc_zoo.entropy.coder import RateEstimator
 from lvc_zoo.errors import WeightsError
-from lvc_zoo.models.dcvc_dc import VIDEO_NAMES, DCVCDCState
-from lvc_zoo.models.renaming import rename
+from lvc_zoo.models.dcvc_dc import DCVCDCState
 from tests.gradients import assert_gradients_reach_all
 from tests.miniature import moving_clip
 
@@ -77,9 +76,8 @@ def code_p_frames(codec, clip, rate):
 @pytest.mark.parametrize(("prefix", "gains", "count"), [("", None, 4), ("hot.", HOT, 2)])
 def test_p_frames_formula_weights_reproduce_published_model(prefix, gains, count):
     codec, expected = create_model("dcvc-dc"), load_file(SHARED / "parity/dcvc_dc.safetensors")
-    missing, unexpected = codec.inter.load_state_dict(
-        rename(official(gains), VIDEO_NAMES, "the DCVC-DC video codec"), strict=False
-    )
+    converted = DCVCDC.convert(official(gains), {})["inter"]
+    missing, unexpected = codec.inter.load_state_dict(converted, strict=False)
     assert unexpected == []
     assert all("tables" in name or name.endswith("table_source") for name in missing)
     with torch.no_grad():
@@ -143,4 +141,4 @@ def test_config_latent_that_does_not_split_raises():
 
 def test_convert_foreign_name_raises():
     with pytest.raises(WeightsError, match=r"'backbone\.weight' is not a name of the DCVC-DC video codec"):
-        rename({"backbone.weight": torch.zeros(1)}, VIDEO_NAMES, "the DCVC-DC video codec")
+        DCVCDC.convert({"backbone.weight": torch.zeros(1)}, {})
