@@ -103,9 +103,14 @@ class _Output(NamedTuple):
         Path(self.partial).replace(self.final)
 
 
-def _structure(codec: "VideoCodec", intra_period: int | None) -> "GopStructure":
+def _structure(codec: "VideoCodec", intra_period: str | None) -> "GopStructure":
+    """The codec's own structure, with another distance of I frames where one is given."""
     structure: Any = codec.default_structure
-    return structure if intra_period is None else replace(structure, intra_period=intra_period)
+    if intra_period is None:
+        return structure
+    if intra_period != "none" and not intra_period.isdecimal():
+        raise ValueError(f"intra period is {intra_period!r}, expected a number of frames, or none for a single I frame")
+    return replace(structure, intra_period=None if intra_period == "none" else int(intra_period))
 
 
 def _open_reader(options: Namespace) -> "FrameReader":
@@ -420,7 +425,8 @@ def _encode_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--q", type=int, default=32, help="rate point, 0 (smallest file) to 63 (best quality)")
     parser.add_argument("--frames", type=int | None, default=None, help="encode at most so many frames")
     parser.add_argument("--start", type=int, default=0, help="index of the first frame")
-    parser.add_argument("--intra-period", type=int | None, default=None, help="frames from one I frame to the next")
+    period = "frames from one I frame to the next, none for a single one (low delay); by default the model's own"
+    parser.add_argument("--intra-period", type=str | None, default=None, help=period)
     parser.add_argument("--size", type=str | None, default=None, help="WIDTHxHEIGHT of a .yuv file")
     parser.add_argument("--pixel-format", type=str | None, default=None, help="of a .yuv file, such as yuv420p10le")
     parser.add_argument("--frame-rate", type=str | None, default=None, help="frames per second, 25 or 30000/1001")
