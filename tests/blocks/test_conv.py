@@ -1,6 +1,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from lvc_zoo.blocks.conv import (
     Conv2d,
@@ -14,6 +15,7 @@ from lvc_zoo.blocks.conv import (
     ResidualDown,
     ResidualUp,
     SubpixelConv,
+    TransposedConv2d,
     UNet,
     convolve,
 )
@@ -34,10 +36,14 @@ SHAPES = {
     "block": (lambda: DepthConvBlock(6, 9), (6, 1, 1), (9, 1, 1)),
     "gated-block": (lambda: DepthConvBlock(6, 9, gated=True), (6, 5, 7), (9, 5, 7)),
     "dw-block": (lambda: DWConvBlock(6, 9), (6, 5, 7), (9, 5, 7)),
+    "transposed": (lambda: TransposedConv2d(5, 3), (5, 3, 4), (3, 3, 4)),
+    "transposed-strided": (lambda: TransposedConv2d(5, 3, stride=2), (5, 3, 4), (3, 6, 8)),
     "residual": (lambda: ResidualBlock(6), (6, 5, 7), (6, 5, 7)),
+    "residual-tcm": (lambda: ResidualBlock(6, start=False, end=True), (6, 5, 7), (6, 5, 7)),
     "bottleneck": (lambda: ResidualBlock(6, bottleneck=True), (6, 5, 7), (6, 5, 7)),
     "down": (lambda: ResidualDown(6, 9), (6, 5, 8), (9, 3, 4)),
     "up": (lambda: ResidualUp(6, 9), (6, 5, 8), (9, 10, 16)),
+    "up-3x3": (lambda: ResidualUp(6, 9, 3, nn.Tanh()), (6, 5, 8), (9, 10, 16)),
     "unet": (lambda: UNet(6, 5, (4, 8, 12), 2), (6, 8, 12), (5, 8, 12)),
     "gated-unet": (lambda: UNet(6, 5, (4, 8, 12), 1, gated=True), (6, 4, 4), (5, 4, 4)),
 }
@@ -50,6 +56,20 @@ def test_block_has_documented_shape_and_gradients(make, shape_in, shape_out):
     out = block(torch.randn(2, *shape_in))
     assert out.shape == (2, *shape_out)
     assert_gradients_reach_all(block, out)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (5, 5), (17, 33)], ids=str)
+@pytest.mark.parametrize("stride", [1, 2])
+def test_transposed_conv2d_any_size_equals_plain_transposed_convolution(stride, size):
+    torch.manual_seed(0)
+    conv, x = TransposedConv2d(8, 5, stride), torch.randn(2, 8, *size)
+    expected = F.conv_transpose2d(x, conv.weight, conv.bias, stride, padding=1, output_padding=stride - 1)
+    torch.testing.assert_close(conv(x), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_transposed_conv2d_of_stride_three_raises():
+    with pytest.raises(ValueError, match="stride is 3, expected 1 or 2"):
+        TransposedConv2d(2, 2, stride=3)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 3), (5, 5), (17, 33)], ids=str)

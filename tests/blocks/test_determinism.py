@@ -21,9 +21,11 @@ from lvc_zoo.blocks.conv import (
     ResidualDown,
     ResidualUp,
     SubpixelConv,
+    TransposedConv2d,
     UNet,
 )
 from lvc_zoo.blocks.dcvc import HyperSynthesis
+from lvc_zoo.blocks.gdn import GDN
 from lvc_zoo.blocks.motion import flow_pyramid, warp
 from lvc_zoo.blocks.transform import BlockTransform
 
@@ -84,6 +86,10 @@ BLOCKS = {
     "pointwise-strided": lambda c: PointwiseConv(c, c, stride=2),
     "subpixel": lambda c: SubpixelConv(c, c),
     "subpixel-3x3": lambda c: SubpixelConv(c, c // 2, 3),
+    "transposed": lambda c: TransposedConv2d(c, c),
+    "transposed-strided": lambda c: TransposedConv2d(c, c // 2, stride=2),
+    "gdn": GDN,
+    "gdn-inverse": lambda c: GDN(c, inverse=True),
     "depth-conv-block": lambda c: DepthConvBlock(c, c),
     "depth-conv-block-gated": lambda c: DepthConvBlock(c, c // 2, gated=True),
     "dw-conv-block": lambda c: DWConvBlock(c, c),

@@ -15,6 +15,14 @@ def test_pad_to_multiple_repeats_last_row_and_column(size, padded):
             assert torch.equal(out[..., row, column], expected)
 
 
+def test_pad_to_multiple_with_zeros_keeps_the_picture():
+    x = torch.rand(1, 3, 5, 7)
+    out = pad_to_multiple(x, 8, "zeros")
+    assert torch.equal(out[..., :5, :7], x)
+    assert out.shape == (1, 3, 8, 8)
+    assert float(out.sum()) == pytest.approx(float(x.sum()))
+
+
 def test_pad_to_multiple_of_fitting_size_returns_input():
     x = torch.rand(1, 3, 32, 16)
     assert pad_to_multiple(x, 16) is x
