@@ -300,13 +300,13 @@ def _codec_to_measure(model: str, overrides: dict[str, Any]) -> "tuple[VideoCode
 
 
 def convert(options: Namespace) -> None:
-    """Convert an official checkpoint into a weights folder."""
+    """Convert official checkpoints into a weights folder."""
     from .models.checkpoint import convert_checkpoint
 
-    codec = convert_checkpoint(options.variant, options.input)
+    codec = convert_checkpoint(options.variant, options.input, options.intra, overrides=_parse_overrides(options.set))
     codec.save_pretrained(options.output)
     count = sum(p.numel() for p in codec.parameters())
-    print(f"{options.output}: {options.variant} with {count:,} parameters, every name of the checkpoint accounted for")
+    print(f"{options.output}: {options.variant} with {count:,} parameters, every name accounted for")
 
 
 def demo(options: Namespace) -> None:
@@ -464,7 +464,7 @@ def _bench_arguments(parser: ArgumentParser) -> None:
         "--size", type=str | None, default=None, help="WIDTHxHEIGHT; 1280x720 for MACs, 352x288 for times"
     )
     parser.add_argument("--frames", type=int, default=9, help="number of frames that are timed")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="config entry of the variant")
+    _add_set(parser)
     _add_device(parser)
     _add_json(parser)
 
@@ -473,6 +473,9 @@ def _convert_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("variant", type=str, help="model of the checkpoint, such as dcvc-dc-intra")
     parser.add_argument("input", type=str, help="the checkpoint, .pth or .safetensors")
     parser.add_argument("output", type=str, help="folder for the weights")
+    text = "the second checkpoint, of models whose I frames were released apart (dcvc-dc, dcvc-tcm)"
+    parser.add_argument("--intra", type=str | None, default=None, help=text)
+    _add_set(parser)
 
 
 def _demo_arguments(parser: ArgumentParser) -> None:
@@ -488,6 +491,10 @@ def _demo_arguments(parser: ArgumentParser) -> None:
 def _add_model(parser: ArgumentParser) -> None:
     text = "weights: bundled name, folder or owner/repo[@revision]; found by the header if bundled or from the Hub"
     parser.add_argument("--model", type=str | None, default=None, help=text)
+
+
+def _add_set(parser: ArgumentParser) -> None:
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="config entry of the variant")
 
 
 def _add_device(parser: ArgumentParser) -> None:

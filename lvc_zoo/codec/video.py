@@ -191,8 +191,8 @@ class VideoCodec(Pretrained, nn.Module):
             raise ValueError(f"q is {q.tolist()}, expected 0 (smallest file) to {MAX_Q} (best quality)")
         if len(self.lambdas) == 1 and bool((q != DEFAULT_Q).any()):
             raise ValueError(
-                f"q is {q.tolist()}, but {self.variant!r} codes at a single rate, q = {DEFAULT_Q}; leave q out, and load "
-                "weights for another lambda to have another rate"
+                f"q is {q.tolist()}, but {self.variant!r} codes at a single rate, q = {DEFAULT_Q}; leave q out, and "
+                "load weights of another lambda to have another rate"
             )
         return q * ((len(self.lambdas) - 1) / MAX_Q)
 

@@ -1,6 +1,7 @@
 """Official checkpoints into weights folders: read without running code, renamed, every name accounted for."""
 
 import hashlib
+import inspect
 import os
 import pickle
 from collections.abc import Iterable, Mapping
@@ -20,29 +21,46 @@ WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "params")
 """Entries under which trainers keep the state dict, beside optimiser and epoch."""
 
 
-def convert_checkpoint(variant: str, path: str | os.PathLike[str]) -> VideoCodec:
-    """A codec with the weights of an official checkpoint, its entropy tables built, in evaluation mode.
+def convert_checkpoint(
+    variant: str,
+    path: str | os.PathLike[str],
+    intra: str | os.PathLike[str] | None = None,
+    *,
+    overrides: Mapping[str, object] = {},
+) -> VideoCodec:
+    """A codec with the weights of official checkpoints, its entropy tables built, in evaluation mode.
 
     Args:
-        variant: name of a model whose class has `convert`.
+        variant: name of a model whose class has `convert`. That takes one checkpoint, or two where the I frames were
+            released apart: the other frames' first, then theirs.
         path: a `.safetensors` file, or a pickle that holds nothing but tensors and plain containers.
+        intra: the second file.
+        overrides: config entries where the checkpoint is not of the variant's default size, see `create_model`.
 
     Raises:
         WeightsError: for a file that is not a checkpoint, and for missing, unexpected or ill-shaped entries.
-        ValueError: for an unknown variant, or one without official checkpoints.
+        ValueError: for an unknown variant, one without official checkpoints, or one file too few or too many.
     """
     convert = getattr(codec_class(variant)[0], "convert", None)
     if convert is None:
         known = ", ".join(name for name in list_models() if hasattr(codec_class(name)[0], "convert"))
         raise ValueError(f"no official checkpoints of {variant!r} are known; those of {known} can be converted")
-    states = convert(read_checkpoint(path))
-    codec = create_model(variant)
+    paths = [Path(path)] if intra is None else [Path(path), Path(intra)]
+    if len(paths) != (expected := len(inspect.signature(convert).parameters)):
+        raise ValueError(
+            f"{variant!r} has one official checkpoint, got a second one; leave out --intra (intra= in Python)"
+            if expected == 1
+            else f"{variant!r} needs two official checkpoints, got {paths[0]} alone; give the one of its I frames "
+            "with --intra (intra= in Python)"
+        )
+    states = convert(*map(read_checkpoint, paths))
+    codec = create_model(variant, **overrides)
     for name, network in codec.named_children():
         _load_parameters(name, network, states.pop(name, {}))
     if states:
         raise WeightsError(f"the checkpoint holds the networks {sorted(states)}, which {variant!r} does not have")
-    digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
-    codec.metadata = {"converted_from": {"file": Path(path).name, "sha256": digest}}
+    sources = [{"file": source.name, "sha256": hashlib.sha256(source.read_bytes()).hexdigest()} for source in paths]
+    codec.metadata = {"converted_from": sources}
     return codec.eval()
 
 

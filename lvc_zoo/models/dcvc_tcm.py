@@ -26,7 +26,7 @@ from ..entropy.distributions import FactorisedPrior, Laplace
 from ..entropy.tables import ScaleTables
 from ..gop import FramePlan, FrameType, LowDelay
 from .dcvc_tcm_intra import PAD_MODE, PAD_MULTIPLE, DCVCTCMIntraConfig, TCMIntra, convert_tcm_intra
-from .renaming import Rule, rename
+from .renaming import CONTEXT_NAMES, Rule, owner, rename
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -281,27 +281,15 @@ class DCVCTCM(VideoCodec):
 VARIANTS: dict[str, DCVCTCMConfig] = {"dcvc-tcm": DCVCTCMConfig()}
 
 
-def _place(prefix: str | None) -> str:
-    """Where a hyperprior is: of the motion latent, or of the picture's."""
-    return "motion." if prefix else ""
-
-
 # Official name pattern -> ours; what follows inside blocks is named alike.
 VIDEO_NAMES: tuple[Rule, ...] = (
-    (
-        r"optic_flow\.moduleBasic\.(\d)\.conv(\d)\.",
-        lambda m: f"motion.estimator.levels.{m[1]}.{2 * (int(m[2]) - 1)}.",
-    ),
+    *CONTEXT_NAMES,
     (r"mv_(en|de)coder\.", r"motion.\1coder."),
-    (r"(?:(mv)_|contextual_hyper_)prior_encoder\.", lambda m: f"{_place(m[1])}hyper.analysis."),
-    (r"(?:(mv)_|contextual_hyper_)prior_decoder\.", lambda m: f"{_place(m[1])}hyper.synthesis."),
-    (r"bit_estimator_z(_mv)?\.f(\d)\.", lambda m: f"{_place(m[1])}hyper.prior.layers.{int(m[2]) - 1}."),
+    (r"(?:(mv)_|contextual_hyper_)prior_encoder\.", lambda m: f"{owner(m[1])}hyper.analysis."),
+    (r"(?:(mv)_|contextual_hyper_)prior_decoder\.", lambda m: f"{owner(m[1])}hyper.synthesis."),
+    (r"bit_estimator_z(_mv)?\.f(\d)\.", lambda m: f"{owner(m[1])}hyper.prior.layers.{int(m[2]) - 1}."),
     (r"feature_adaptor_I\.", "miner.adaptor_intra."),
     (r"feature_adaptor_P\.", "miner.adaptor_inter."),
-    (r"feature_extractor\.conv(\d)\.", lambda m: f"miner.pyramid.scale{int(m[1]) - 1}.0."),
-    (r"feature_extractor\.res_block(\d)\.", lambda m: f"miner.pyramid.scale{int(m[1]) - 1}.1."),
-    (r"context_fusion_net\.conv(\d)_(up|out)\.", r"miner.fusion.\2\1.0."),
-    (r"context_fusion_net\.res_block(\d)_(up|out)\.", r"miner.fusion.\2\1.1."),
     (r"temporal_prior_encoder\.conv4\.", "temporal_prior.down4."),
     (r"temporal_prior_encoder\.conv(\d)\.", r"temporal_prior.down\1.0."),
     (r"temporal_prior_encoder\.gdn(\d)\.", r"temporal_prior.down\1.1."),

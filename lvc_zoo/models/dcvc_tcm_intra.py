@@ -1,7 +1,7 @@
-"""Intra codec of DCVC-TCM, a mean and scale hyperprior with GDN: Minnen et al., arXiv 1809.02736, without autoregression.
+"""Intra codec of DCVC-TCM (arXiv 2111.13850): a mean and scale hyperprior with GDN, no autoregression.
 
 Data flow: x -> analysis -> y -> hyper analysis -> z -> hyper synthesis -> scales and means of y -> y_hat -> synthesis
--> x_hat. A set of weights codes at one rate.
+-> x_hat, after Minnen et al., arXiv 1809.02736. A set of weights codes at one rate.
 """
 
 import re
