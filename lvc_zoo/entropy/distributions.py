@@ -316,8 +316,8 @@ class _MixingLayer(nn.Module):
 class MedianFactorisedPrior(FactorisedPrior):
     """Learned density of a hyper latent with three inner values a channel (Balle et al., arXiv 1802.01436, App. 6.1).
 
-    Symbols count from the median of each channel, the middle one of three learned quantiles. No rate depends on the
-    quantiles; they follow the density by a term in its bits whose value is 0 and whose gradient reaches them alone.
+    Symbols count from the median of each channel, the middle one of three learned quantiles. The quantiles follow the
+    density by a term in its bits whose value is 0 and whose gradient reaches them alone.
 
     Args:
         channels: see `FactorisedPrior`.
@@ -335,8 +335,8 @@ class MedianFactorisedPrior(FactorisedPrior):
 
     @property
     def median(self) -> Tensor:
-        """Of each channel, `(1, C, 1, 1)`."""
-        return self.quantiles[:, 0, 1].view(1, -1, 1, 1)
+        """Of each channel, `(1, C, 1, 1)`, without gradient."""
+        return self.quantiles.detach()[:, 0, 1].view(1, -1, 1, 1)
 
     def distribution(self, shape: tuple[int, ...]) -> Distribution:
         """The distribution of a hyper latent of `shape (B, C, H, W)`."""

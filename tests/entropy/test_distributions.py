@@ -5,7 +5,16 @@ from itertools import pairwise
 import pytest
 import torch
 
-from lvc_zoo.entropy.distributions import FactorisedPrior, Gaussian, Laplace, check_tables
+from lvc_zoo.entropy import rans
+from lvc_zoo.entropy.coder import SymbolReader, SymbolWriter
+from lvc_zoo.entropy.distributions import (
+    BoundedGaussian,
+    FactorisedPrior,
+    Gaussian,
+    Laplace,
+    MedianFactorisedPrior,
+    check_tables,
+)
 from lvc_zoo.entropy.tables import TOTAL, ScaleTables
 from lvc_zoo.errors import WeightsError
 from tests.gradients import assert_gradients_reach_all
@@ -35,7 +44,22 @@ def test_bits_match_torch_distributions(family, reference):
     assert bits.max().item() <= -math.log2(1e-5) + 1e-4
 
 
-@pytest.mark.parametrize("family", [Gaussian, Laplace])
+def test_bounded_gaussian_bits_match_torch_distribution():
+    residual, scale = grid()
+    law = torch.distributions.Normal(torch.zeros((), dtype=torch.float64), scale.double().clamp(min=0.11))
+    magnitude = residual.double().abs()
+    probability = law.cdf(0.5 - magnitude) - law.cdf(-0.5 - magnitude)
+    bits = BoundedGaussian(torch.zeros(()), scale, ScaleTables("gaussian", 4)).bits(residual)
+    torch.testing.assert_close(bits.double(), -torch.log2(probability.clamp(min=1e-9)), rtol=1e-3, atol=1e-4)
+
+
+def test_bounded_gaussian_scale_below_bound_can_grow():
+    scale = torch.tensor([0.01, -1.0], requires_grad=True)
+    BoundedGaussian(torch.zeros(()), scale, ScaleTables("gaussian", 4)).bits(torch.tensor([0.8, 0.8])).sum().backward()
+    assert bool((scale.grad < 0).all())
+
+
+@pytest.mark.parametrize("family", [BoundedGaussian, Gaussian, Laplace])
 def test_bits_have_finite_gradients_for_any_scale(family):
     residual = torch.tensor([0.0, 0.5, -0.5, 3.0, 1e4]).repeat(6).requires_grad_()
     scale = torch.tensor([-1.0, 0.0, 1e-8, 0.3, 40.0, 1e12]).repeat_interleave(5).requires_grad_()
@@ -43,7 +67,7 @@ def test_bits_have_finite_gradients_for_any_scale(family):
     assert bool(residual.grad.isfinite().all() and scale.grad.isfinite().all())
 
 
-@pytest.mark.parametrize("family", [Gaussian, Laplace])
+@pytest.mark.parametrize("family", [BoundedGaussian, Gaussian, Laplace])
 def test_bits_under_autocast_stay_in_float32(family):
     residual, scale = grid()
     distribution = family(torch.zeros(()), scale, ScaleTables("gaussian", 4))
@@ -103,6 +127,86 @@ def test_factorised_index_is_channel():
 def test_factorised_gradients_reach_every_parameter():
     density = prior()
     assert_gradients_reach_all(density, density.distribution((2, 3, 4, 4)).bits(torch.randn(2, 3, 4, 4) * 3))
+
+
+def median_prior():
+    torch.manual_seed(0)
+    density = MedianFactorisedPrior(3, max_bound=15)
+    with torch.no_grad():
+        for parameter in density.layers.parameters():
+            parameter += 0.5 * torch.randn_like(parameter)
+        density.quantiles += torch.randn_like(density.quantiles)
+    return density
+
+
+def cdf_of_median_prior_by_hand(density, channel, value):
+    """The five layers of the fact sheet on TCM's intra codec, section 2, in Python floats."""
+    parameters = {name: p[channel].tolist() for name, p in density.layers.named_parameters()}
+    u = [value]
+    for i in range(5):
+        matrix, bias = parameters[f"{i}.matrix"], parameters[f"{i}.bias"]
+        u = [
+            sum(math.log1p(math.exp(m)) * v for m, v in zip(row, u, strict=True)) + b[0]
+            for row, b in zip(matrix, bias, strict=True)
+        ]
+        if i < 4:
+            factor = parameters[f"{i}.factor"]
+            u = [v + math.tanh(a[0]) * math.tanh(v) for v, a in zip(u, factor, strict=True)]
+    return 1 / (1 + math.exp(-u[0]))
+
+
+def test_median_prior_bits_and_tables_match_formula():
+    density = median_prior().eval()
+    residuals = torch.tensor([-9.0, -1.0, 0.0, 0.25, 3.0]).view(1, 1, 1, -1).expand(1, 3, 1, -1)
+    distribution = density.distribution(residuals.shape)
+    for channel in range(3):
+        median = density.quantiles[channel, 0, 1].item()
+        assert distribution.mean[0, channel].item() == median
+
+        def mass(residual, channel=channel, median=median):
+            low, high = residual - 0.5 + median, residual + 0.5 + median
+            return cdf_of_median_prior_by_hand(density, channel, high) - cdf_of_median_prior_by_hand(
+                density, channel, low
+            )
+
+        bits = distribution.bits(residuals)[0, channel, 0].tolist()
+        assert bits == pytest.approx([-math.log2(max(mass(r), 1e-9)) for r in residuals[0, 0, 0].tolist()], rel=1e-3)
+        bound = int(density.tables.bounds[channel])
+        counts = density.tables.counts[channel, : 2 * bound + 1].tolist()
+        assert counts == pytest.approx([TOTAL * mass(s) for s in range(-bound, bound + 1)], abs=2 * bound + 4)
+
+
+def test_median_prior_symbols_count_from_the_median():
+    density = median_prior().eval()
+    z, shape = 4 * torch.randn(1, 3, 4, 5), (1, 3, 4, 5)
+    writer, models = SymbolWriter(rans.ModelCache()), rans.ModelCache()
+    with torch.no_grad():
+        z_hat = writer.code(z, density.distribution(shape), name="z")
+        payload, checksum = writer.finish()
+        read = SymbolReader(payload, checksum, models).code(None, density.distribution(shape), name="z")
+    assert torch.equal(read, z_hat)
+    assert bool(((z_hat - z).abs() <= 0.5 + 1e-6).all())
+    symbols = z_hat - density.quantiles[:, 0, 1].detach().view(1, 3, 1, 1)
+    torch.testing.assert_close(symbols, symbols.round(), rtol=0, atol=1e-6)
+
+
+def test_median_prior_gradients_reach_every_parameter():
+    density = median_prior()
+    assert_gradients_reach_all(density, density.distribution((2, 3, 4, 4)).bits(torch.randn(2, 3, 4, 4) * 3))
+
+
+def test_median_prior_quantiles_follow_the_density():
+    density = median_prior()
+    density.layers.requires_grad_(False)
+    optimiser = torch.optim.Adam([density.quantiles], lr=0.05)
+    residual = torch.randn(2, 3, 4, 4)
+    for _ in range(400):
+        optimiser.zero_grad()
+        density.distribution(residual.shape).bits(residual).sum().backward()
+        optimiser.step()
+    for channel in range(3):
+        median = density.quantiles[channel, 0, 1].item()
+        assert cdf_of_median_prior_by_hand(density, channel, median) == pytest.approx(0.5, abs=0.02)
 
 
 def test_new_prior_refuses_to_code_until_eval():
