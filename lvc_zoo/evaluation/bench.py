@@ -25,7 +25,7 @@ from ..entropy import rans
 from ..entropy.coder import LatentCoder, SymbolReader, SymbolWriter
 from ..entropy.distributions import Distribution
 from ..gop import FramePlan, FrameType, GopStructure, RandomAccess
-from .complexity import Complexity, measure_complexity
+from .complexity import Complexity, measure_complexity, padded_720p
 
 NUMERIC_MODE = "eager float32, channels_last, batch 1"
 SMALL_FRAME = (288, 352)
@@ -387,7 +387,7 @@ def complexity_tables(networks: Mapping[str, Complexity], size: tuple[int, int])
                 table.add_section()
             if count or any(abs(value) > 1e-6 for value in values):
                 table.add_row(row, f"{count:,}", *(f"{value:.2f}" for value in values))
-        if any(part.attention.values()):
+        if any(value >= 0.01 for value in part.attention.values()):
             table.add_row("attention, not in the total", "", *(f"{value:.2f}" for value in part.attention.values()))
         yield table
         yield "\n".join(f"  {column}: {note}" for column, note in part.notes.items())
@@ -446,7 +446,7 @@ class BenchRequest:
         complexity: MACs and parameters.
         stages: seconds by stage.
         coder: cost of a small frame.
-        size: width and height; None is 1280x720 for MACs, 352x288 for times.
+        size: width and height; None is 1280x720, padded as the codec pads, for MACs, and 352x288 for times.
         frames: number of frames that are timed.
     """
 
@@ -480,7 +480,7 @@ def run_bench(codec: VideoCodec, model: str, weights: str, request: BenchRequest
         if request.coder:
             parts["coder"] = measure_coder(codec, bench_clip(min(request.frames, 5), size))
     if request.complexity:
-        width, height = request.size or (1280, 720)
+        width, height = request.size or padded_720p(codec)[::-1]
         # last: it moves the codec to the meta device
         parts |= {"complexity_size": (width, height), "complexity": measure_complexity(codec, (height, width))}
     return BenchReport(model, **parts)

@@ -25,7 +25,8 @@ class Complexity:
     Attributes:
         columns: for each way of counting, MACs by module; "total" is their sum.
         parameters: by module of the network.
-        attention: products of queries, keys and values by way of counting, not in the totals.
+        attention: batched products by way of counting, not in the totals: of queries, keys and values, and a hundredth
+            of a kMAC in priors made of matrices.
         notes: what each column counts.
     """
 
@@ -43,8 +44,14 @@ class _Source:
         return torch.empty(1, 3, *self.size, device="meta")
 
 
+def padded_720p(codec: VideoCodec) -> tuple[int, int]:
+    """Height and width of 720p, padded as the codec pads."""
+    multiple = codec.pad_multiple
+    return -(-720 // multiple) * multiple, -(-1280 // multiple) * multiple
+
+
 def measure_complexity(
-    codec: VideoCodec, size: tuple[int, int] = (720, 1280), intra_period: int = 32
+    codec: VideoCodec, size: tuple[int, int] | None = None, intra_period: int = 32
 ) -> dict[str, Complexity]:
     """MACs and parameters of a codec's networks, encoder and decoder together with the shared part counted once.
 
@@ -54,17 +61,18 @@ def measure_complexity(
 
     Args:
         codec: moved to the meta device: make one for this.
-        size: height and width, multiples of the codec's padding.
+        size: height and width, multiples of the codec's padding; None is `padded_720p`.
         intra_period: of the random-access GOP that the cached average is taken over.
 
     Returns:
         "intra" and, where there is one, "inter".
     """
+    size = size or padded_720p(codec)
     if any(side % codec.pad_multiple for side in size):
         raise ValueError(
             f"size {size} is not a multiple of {codec.pad_multiple}; complexity is counted without padding"
         )
-    codec = codec.eval().to("meta")
+    codec = codec.eval().requires_grad_(False).to("meta")
     pixels = 1000.0 * size[0] * size[1]
     intra = _Counter(codec.intra)
     with intra.running():
@@ -236,7 +244,7 @@ class _Counter:
         return Complexity(scaled, parameters, attention, notes)
 
     def _totals(self) -> tuple[float, float]:
-        """MACs of convolutions, and of batched products, which only attention uses."""
+        """MACs of convolutions, and of batched products."""
         counts = self._flops.get_flop_counts().get("Global", {})
         attention = sum(value for op, value in counts.items() if op is torch.ops.aten.bmm)
         return (self._flops.get_total_flops() - attention) / 2, attention / 2
@@ -260,7 +268,8 @@ def _row_modules(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def _opened(name: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    called = type(module).forward is not nn.Module.forward
+    # what has a `reference` works outside its forward too
+    called = type(module).forward is not nn.Module.forward and not hasattr(module, "reference")
     if called or not any(isinstance(part, nn.Conv2d) for part in module.modules()):
         yield name, module
         return

@@ -6,7 +6,7 @@ from lvc_zoo import RandomAccess, create_model
 from lvc_zoo.codec.picture import Picture
 from lvc_zoo.codec.sequence import code_sequence
 from lvc_zoo.entropy.coder import RateEstimator
-from lvc_zoo.evaluation.complexity import measure_complexity
+from lvc_zoo.evaluation.complexity import measure_complexity, padded_720p
 from lvc_zoo.gop import FrameType
 from lvc_zoo.models.biecvc import BiECVC
 from tests.miniature import CONFIG
@@ -83,6 +83,17 @@ def test_dcvc_dc_steady_state_matches_published_counts_by_module():
     assert columns["steady-state P"]["total"] == pytest.approx(1335.58, rel=1e-4)
     found = {name: columns["steady-state P"][name] for name in DCVC_DC_KMAC}
     assert found == pytest.approx(DCVC_DC_KMAC, abs=0.006)
+
+
+def test_dcvc_tcm_steady_state_matches_published_counts():
+    inter = measure_complexity(create_model("dcvc-tcm"), (256, 256))["inter"]
+    assert inter.parameters["total"] == 10_708_989
+    assert inter.columns["steady-state P"]["total"] == pytest.approx(1379.9, rel=1e-3)
+
+
+def test_default_size_is_padded_as_the_codec_pads():
+    assert padded_720p(create_model("biecvc-tiny")) == (720, 1280)
+    assert padded_720p(create_model("dcvc-tcm")) == (768, 1280)
 
 
 def macs_of(action):

@@ -2,13 +2,15 @@
 
 import importlib.util
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from lvc_zoo import DCVCDC, LowDelay, create_model
+from lvc_zoo import DCVCDC, LowDelay, VideoCodec, create_model
+from lvc_zoo.cli import main
 from lvc_zoo.codec.picture import FrameInfo, Picture
 from lvc_zoo.codec.sequence import Stored, code_sequence
 from lvc_zoo.entropy.coder import RateEstimator
@@ -54,8 +56,8 @@ def formula():
     return module
 
 
-def official(gains=None):
-    shapes = json.loads((SHARED / "reference/checkpoints/dcvc_dc_video_keys.json").read_text())
+def official(gains=None, part="video"):
+    shapes = json.loads((SHARED / f"reference/checkpoints/dcvc_dc_{part}_keys.json").read_text())
     return formula().formula_state_dict(shapes, gains)
 
 
@@ -137,6 +139,21 @@ def test_position_beyond_training_repeats_quality_classes():
 def test_config_latent_that_does_not_split_raises():
     with pytest.raises(ValueError, match="motion has 30 channels, expected a multiple of 4"):
         create_model("dcvc-dc", motion=30)
+
+
+@needs_shared
+def test_convert_command_joins_video_and_intra_checkpoints(tmp_path, capsys):
+    torch.save({"state_dict": official()}, tmp_path / "video.pth")
+    torch.save(official(part="intra"), tmp_path / "intra.pth")
+    command = ["convert", "dcvc-dc", tmp_path / "video.pth", tmp_path / "weights", "--intra", tmp_path / "intra.pth"]
+    assert main([str(word) for word in command]) == 0
+    assert "50,776,750 parameters" in capsys.readouterr().out
+    codec = VideoCodec.from_pretrained(tmp_path / "weights")
+    shutil.rmtree(tmp_path)
+    clip = formula().formula_video(3, 33, 50)
+    with torch.no_grad():
+        estimate = codec(clip, 21).x_hat
+    assert torch.equal(codec.decompress(codec.compress(clip, 21)), estimate)
 
 
 def test_convert_foreign_name_raises():
