@@ -198,12 +198,14 @@ def test_median_prior_gradients_reach_every_parameter():
 def test_median_prior_quantiles_follow_the_density():
     density = median_prior()
     density.layers.requires_grad_(False)
-    optimiser = torch.optim.Adam([density.quantiles], lr=0.05)
+    optimiser = torch.optim.Adam([density.quantiles], lr=1.0)
+    schedule = torch.optim.lr_scheduler.ExponentialLR(optimiser, 0.98)
     residual = torch.randn(2, 3, 4, 4)
     for _ in range(400):
         optimiser.zero_grad()
         density.distribution(residual.shape).bits(residual).sum().backward()
         optimiser.step()
+        schedule.step()
     for channel in range(3):
         median = density.quantiles[channel, 0, 1].item()
         assert cdf_of_median_prior_by_hand(density, channel, median) == pytest.approx(0.5, abs=0.02)
