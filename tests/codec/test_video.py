@@ -495,7 +495,7 @@ def test_spliced_gop_of_another_file_is_refused_naming_the_frame(codec, stream, 
 def test_symbols_checksum_finds_a_decoder_that_drifts(codec, stream, monkeypatch):
     """Same weights, sound bytes, but arithmetic that differs a little: what other hardware does."""
     hyper = codec.inter.latents.hyper.synthesis
-    handle = hyper.register_forward_hook(lambda _m, _x, out: out * 1.5)
+    handle = hyper.register_forward_hook(lambda _m, _x, out: out * 1.05)
     frames, error = decoded_until_error(codec, stream[1])
     handle.remove()
     assert isinstance(error, DesyncError)
