@@ -17,6 +17,7 @@ from ..codec.video import EncodedVideo, FrameRecord, VideoCodec
 from ..color import ColorSpec
 from ..data import demo_clip, open_video
 from ..errors import BitstreamError
+from ..gop import GopStructure
 from ..hub import bundled_names
 from ..metrics import ms_ssim_per_frame, psnr_db
 from .bench import Machine
@@ -167,8 +168,9 @@ def run_demo(request: DemoRequest, advance: Callable[[], None] = lambda: None) -
 
     if min(reader.width, reader.height) > 1:
         x264 = ExternalCodec("x264")
-        crf, video = nearest_x264(x264, reader, video.size_bytes, request.out / "x264.h264", advance)
-        name = f"x264 medium, one I frame in 32, CRF {crf:g} (nearest size)"
+        structure = codec.default_structure
+        crf, video = nearest_x264(x264, reader, video.size_bytes, request.out / "x264.h264", structure, advance)
+        name = f"x264 medium, {in_words(structure)}, CRF {crf:g} (nearest size)"
         results.append(_compare(name, video, reader, x264.decode(request.out / "x264.h264"), poc))
     picture = request.out / "demo.png"
     draw(picture, results, _frame_at(reader, poc), poc)
@@ -216,8 +218,29 @@ def decode_in_fresh_process(stream: Path, output: Path, model: str) -> None:
         raise BitstreamError(f"the fresh process did not decode {stream}: {process.stderr.strip()}")
 
 
+def in_words(structure: GopStructure) -> str:
+    """What x264 makes of a structure.
+
+    Example:
+        >>> from lvc_zoo.gop import LowDelay, RandomAccess
+        >>> in_words(RandomAccess(32)), in_words(LowDelay(None))
+        ('one I frame in 32', 'P frames alone after one I frame')
+    """
+    period = structure.intra_period  # type: ignore[attr-defined]
+    if period == 1:
+        return "I frames alone"
+    if structure.reorder:
+        return f"one I frame in {period}"
+    return f"no B frames, one I frame in {period}" if period else "P frames alone after one I frame"
+
+
 def nearest_x264(
-    codec: ExternalCodec, reader: FrameReader, size_bytes: int, path: Path, advance: Callable[[], None] = lambda: None
+    codec: ExternalCodec,
+    reader: FrameReader,
+    size_bytes: int,
+    path: Path,
+    structure: GopStructure | None = None,
+    advance: Callable[[], None] = lambda: None,
 ) -> tuple[float, EncodedVideo]:
     """Encode at the CRF, a multiple of 1/2, whose file is nearest in size; found by bisection.
 
@@ -226,6 +249,7 @@ def nearest_x264(
         reader: frames of even sides.
         size_bytes: to come near to, by ratio.
         path: the file.
+        structure: of the frames; see `ExternalCodec.encode`.
         advance: called after each encoding.
 
     Returns:
@@ -233,7 +257,7 @@ def nearest_x264(
     """
 
     def encode(half_steps: int) -> EncodedVideo:
-        result = codec.encode(reader, path, crf=half_steps / 2)
+        result = codec.encode(reader, path, structure=structure, crf=half_steps / 2)
         advance()
         return result
 

@@ -6,12 +6,15 @@ import pytest
 import torch
 
 from lvc_zoo import BitstreamError, VideoCodec
+from lvc_zoo.cli import main
 from lvc_zoo.codec.reader import TensorReader
 from lvc_zoo.data import open_video
+from lvc_zoo.evaluation import demo
 from lvc_zoo.evaluation.demo import DemoRequest, decode_in_fresh_process, nearest_x264, run_demo, shown_poc
 from lvc_zoo.evaluation.external import ExternalCodec
 from lvc_zoo.metrics import psnr_db
 from tests.miniature import moving_clip
+from tests.recurrent import recurrent
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +71,20 @@ def test_demo_odd_sides_and_one_frame(tiny_weights, png_clip, tmp_path):
     report = run_demo(DemoRequest(clip=tmp_path / "odd", model=str(tiny_weights), out=tmp_path / "out"))
     assert "1 frames of 32x16" in report.what
     assert [row.name for row in report.results[0].rows()] == ["I", "whole file"]
+
+
+def test_demo_of_low_delay_compares_with_low_delay(png_clip, tmp_path, monkeypatch):
+    def decode_in_this_process(stream, output, model):
+        assert main(["decode", str(stream), str(output), "--model", model]) == 0
+
+    # a fresh process does not know the codec of the tests
+    monkeypatch.setattr(demo, "decode_in_fresh_process", decode_in_this_process)
+    recurrent().save_pretrained(tmp_path / "weights")
+    report = run_demo(DemoRequest(clip=png_clip, q=50, model=str(tmp_path / "weights"), out=tmp_path / "out"))
+    for result in report.results:
+        assert "".join(r.frame_type for r in result.records) == "IPPPP"
+        assert [row.name for row in result.rows()] == ["I", "P", "whole file"]
+    assert report.results[1].name.startswith("x264 medium, no B frames, one I frame in 32, CRF ")
 
 
 def test_nearest_x264_is_nearest_of_all_steps(tmp_path):
