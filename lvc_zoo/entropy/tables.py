@@ -113,7 +113,7 @@ class ScaleTables(Tables):
 
     def level_of(self, scale: Tensor) -> Tensor:
         """Nearest level of each scale, int32 of the same shape."""
-        return torch.bucketize(scale.detach().float(), self.boundaries, out_int32=True)
+        return torch.bucketize(scale.detach().float().contiguous(), self.boundaries, out_int32=True)
 
 
 def _gaussian_cdf(x: Tensor) -> Tensor:
