@@ -219,9 +219,11 @@ class _Counter:
     def running(self) -> Iterator[None]:
         with ExitStack() as stack:
             stack.enter_context(self._flops)
-            for name, module in self._rows.items():
-                stack.callback(module.register_forward_pre_hook(self._enter).remove)
-                stack.callback(module.register_forward_hook(self._leave(name)).remove)
+            for name, row in self._rows.items():
+                # the parts too: some methods beside forward call them
+                for module in (row, *row.children()):
+                    stack.callback(module.register_forward_pre_hook(self._enter).remove)
+                    stack.callback(module.register_forward_hook(self._leave(name)).remove)
             yield
 
     def snapshot(self) -> Macs:
@@ -245,9 +247,10 @@ class _Counter:
 
     def _totals(self) -> tuple[float, float]:
         """MACs of convolutions, and of batched products."""
-        counts = self._flops.get_flop_counts().get("Global", {})
-        attention = sum(value for op, value in counts.items() if op is torch.ops.aten.bmm)
-        return (self._flops.get_total_flops() - attention) / 2, attention / 2
+        # not get_flop_counts(), which copies the counts of every module
+        counts = self._flops.flop_counts["Global"]
+        attention = counts.get(torch.ops.aten.bmm, 0)
+        return (sum(counts.values()) - attention) / 2, attention / 2
 
     def _enter(self, *_: Any) -> None:
         self._entered.append((self._totals()[0], sum(self._counts.values())))
@@ -255,7 +258,7 @@ class _Counter:
     def _leave(self, name: str) -> Any:
         def hook(*_: Any) -> None:
             total, counted = self._entered.pop()
-            # rows that ran inside this one keep what is theirs
+            # what ran inside and has its own hook is counted already
             self._counts[name] += self._totals()[0] - total - (sum(self._counts.values()) - counted)
 
         return hook
