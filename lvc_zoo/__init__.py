@@ -10,7 +10,7 @@ from .codec.observe import observe
 from .codec.video import CodecOutput, EncodedVideo, VideoCodec
 from .errors import BitstreamError, DesyncError, WeightsError
 from .gop import FrameType, GopStructure, LowDelay, RandomAccess
-from .models import DCVCDC, DCVCTCM, BiECVC, DCVCDCIntra, DCVCTCMIntra, create_model, list_models
+from .models import DCVCDC, DCVCTCM, LSTEC, BiECVC, DCVCDCIntra, DCVCTCMIntra, create_model, list_models
 
 __version__ = "0.1.0"
 
@@ -26,6 +26,7 @@ __all__ = [
     "EncodedVideo",
     "FrameType",
     "GopStructure",
+    "LSTEC",
     "LowDelay",
     "RandomAccess",
     "VideoCodec",

@@ -81,6 +81,7 @@ class MotionCodec(nn.Module):
             self.transform = BlockTransform(channels, planes=2 * references)
             self.latent_scale = LatentScale(channels, coefficient_gains(lambdas, FLOW_WEIGHT), layers)
             quieten(self.encoder.down3[-1], self.decoder.flow[-1].get_submodule("0"))
+            quieten(*(level.get_submodule("8") for level in self.estimator.levels))
 
     def code(
         self,

@@ -11,12 +11,13 @@ from ..codec.container import Header, StreamReader
 from ..codec.video import VideoCodec
 from ..config import with_overrides
 from ..errors import BitstreamError, nearest_names
-from . import biecvc, dcvc_dc, dcvc_intra, dcvc_tcm, dcvc_tcm_intra
+from . import biecvc, dcvc_dc, dcvc_intra, dcvc_tcm, dcvc_tcm_intra, lstec
 from .biecvc import BiECVC
 from .dcvc_dc import DCVCDC
 from .dcvc_intra import DCVCDCIntra
 from .dcvc_tcm import DCVCTCM
 from .dcvc_tcm_intra import DCVCTCMIntra
+from .lstec import LSTEC
 
 _CODECS: tuple[tuple[Callable[[Any], VideoCodec], Mapping[str, Any]], ...] = (
     (BiECVC, biecvc.VARIANTS),
@@ -24,6 +25,7 @@ _CODECS: tuple[tuple[Callable[[Any], VideoCodec], Mapping[str, Any]], ...] = (
     (DCVCDCIntra, dcvc_intra.VARIANTS),
     (DCVCTCM, dcvc_tcm.VARIANTS),
     (DCVCTCMIntra, dcvc_tcm_intra.VARIANTS),
+    (LSTEC, lstec.VARIANTS),
 )
 
 
@@ -118,6 +120,7 @@ def _checked(codec: VideoCodec, header: Header) -> VideoCodec:
 __all__ = [
     "DCVCDC",
     "DCVCTCM",
+    "LSTEC",
     "BiECVC",
     "DCVCDCIntra",
     "DCVCTCMIntra",

@@ -1,6 +1,6 @@
 """LightningModules: a codec, its loss, and the loop that evaluation uses too."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +12,7 @@ from ..blocks.motion import warp
 from ..codec.observe import observe
 from ..codec.picture import CodedFrame
 from ..codec.sequence import code_sequence
-from ..codec.video import VideoCodec, bits_by_part
+from ..codec.video import PARTS, VideoCodec, bits_by_part
 from ..data.datasets import TrainingClip
 from ..entropy.coder import Noise, RateEstimator
 from ..entropy.distributions import FactorisedPrior
@@ -44,7 +44,6 @@ class VideoCompressionTask(L.LightningModule):
         codec: the codec.
         trained: frame types whose network is trained; the others are frozen.
         structure: from clip length to the coding structure.
-        layer_weights: w_k by temporal layer, the last repeated.
         learning_rate: peak of the cosine schedule.
         warmup_steps: linear rise before it.
         weight_decay: of AdamW.
@@ -56,7 +55,6 @@ class VideoCompressionTask(L.LightningModule):
         codec: VideoCodec,
         trained: FrameType,
         structure: Callable[[int], GopStructure],
-        layer_weights: tuple[float, ...],
         learning_rate: float,
         warmup_steps: int,
         weight_decay: float,
@@ -66,7 +64,6 @@ class VideoCompressionTask(L.LightningModule):
         self.codec = codec
         self.trained = trained
         self.structure = structure
-        self.layer_weights = layer_weights
         self.learning_rate = learning_rate
         self.warmup_steps = warmup_steps
         self.weight_decay = weight_decay
@@ -93,17 +90,23 @@ class VideoCompressionTask(L.LightningModule):
         first_sample = self.global_rank * clip.shape[0]
 
         losses, rates, errors = [], [], []
+        parts: dict[str, list[Tensor]] = {part: [] for part in PARTS}
         pixels = clip.shape[-2] * clip.shape[-1]
         for frame in self._frames(clip, int(batch.stride[0]), rate.float(), first_sample):
-            bpp = torch.stack(list(bits_by_part(frame).values())).sum(dim=0) / pixels
+            rate_bpp = {part: bits / pixels for part, bits in bits_by_part(frame).items()}
+            bpp = torch.stack(list(rate_bpp.values())).sum(dim=0)
+            for part, value in rate_bpp.items():
+                parts[part].append(value.detach().mean())
             distortion = squared_error(frame.x_hat_raw, clip[:, frame.plan.poc])
-            weight = self.layer_weights[min(frame.plan.layer, len(self.layer_weights)) - 1] if frame.plan.layer else 1.0
+            weight = self.weight_of(frame.plan)
             losses.append(balance * (bpp + weight * lambdas * (distortion + self.auxiliary_error(frame, clip))))
             rates.append(bpp.detach())
             errors.append(distortion.detach())
         loss = torch.stack(losses).mean()
         psnr_db = -10 * (torch.stack(errors) / 3).clamp(min=1e-10).log10()
         self.log("train/loss", loss, prog_bar=True)
+        for part in (part for part in PARTS if parts[part]):
+            self.log(f"train/bpp_{part}", torch.stack(parts[part]).mean())
         for anchor in range(anchors):
             self.log(f"train/bpp_{anchor}", torch.stack(rates)[:, rate == anchor].mean())
             self.log(f"train/psnr_db_{anchor}", psnr_db[:, rate == anchor].mean())
@@ -123,6 +126,10 @@ class VideoCompressionTask(L.LightningModule):
     def plans(self, num_frames: int, stride: int) -> list[FramePlan]:
         """Plans of a training clip whose frames lie `stride` apart."""
         return self.structure(num_frames).plans(num_frames)
+
+    def weight_of(self, plan: FramePlan) -> float:
+        """The frame's weight w on its distortion."""
+        return 1.0
 
     def auxiliary_error(self, frame: CodedFrame, clip: Tensor) -> Tensor | float:
         """A squared error that is added to the distortion, `(B,)`."""
@@ -185,9 +192,7 @@ class IntraTask(VideoCompressionTask):
         seed: int = 0,
     ):
         codec = load_codec(variant, weights)
-        super().__init__(
-            codec, FrameType.I, lambda _: LowDelay(1), (1.0,), learning_rate, warmup_steps, weight_decay, seed
-        )
+        super().__init__(codec, FrameType.I, lambda _: LowDelay(1), learning_rate, warmup_steps, weight_decay, seed)
         self.save_hyperparameters()
 
     def on_fit_start(self) -> None:
@@ -229,7 +234,6 @@ class BiECVCTask(VideoCompressionTask):
             codec,
             FrameType.B,
             lambda frames: RandomAccess(frames - 1),
-            layer_weights,
             learning_rate,
             warmup_steps,
             weight_decay,
@@ -261,15 +265,92 @@ class BiECVCTask(VideoCompressionTask):
             for plan in super().plans(num_frames, stride)
         ]
 
+    def weight_of(self, plan: FramePlan) -> float:
+        """By temporal layer, the last weight repeated."""
+        weights: tuple[float, ...] = self.hparams["layer_weights"]
+        return weights[min(plan.layer, len(weights)) - 1]
+
     def auxiliary_error(self, frame: CodedFrame, clip: Tensor) -> Tensor | float:
-        """Error of the warped references, the mean over both sides and both kinds of flow."""
+        """Error of the warped references, by estimated and by decoded flows."""
         weight = self.hparams["warp_weight"]
         if not weight:
             return 0.0
-        x = clip[:, frame.plan.poc]
-        errors = []
-        for flows in (self._estimated[-2:], frame.motion):
-            for poc, flow in zip(frame.plan.references[:2], flows, strict=True):
-                assert poc is not None
-                errors.append(squared_error(warp(clip[:, poc], flow.float()), x))
-        return weight * torch.stack(errors).mean(dim=0)
+        estimated = warping_error(frame.plan, clip, self._estimated[-2:])
+        return weight * (estimated + warping_error(frame.plan, clip, frame.motion)) / 2
+
+
+class LSTECTask(VideoCompressionTask):
+    """Trains the P-frame network of L-STEC with its intra network frozen (arXiv 2512.12790, Eq. 13 and 14).
+
+    A batch's loss is cascaded over all P frames of its clips: with the "stored" hidden state the recurrent cells get no
+    gradient otherwise, since what they make in one frame is used two frames later.
+
+    Args:
+        variant: name of the codec.
+        weights: weights to start from; None starts fresh.
+        intra: weights whose intra network is taken over; None keeps that of `weights`.
+        fresh: start the linear shortcuts from what estimated motion leaves, and from the motion itself.
+        learning_rate: peak.
+        warmup_steps: linear rise.
+        weight_decay: of AdamW.
+        frame_weights: w_t of the P frames of a GOP, in cycles.
+        warp_weight: of the error of the reference warped by the decoded flow, added to D; the last stages set it to 0.
+        seed: of the noise.
+    """
+
+    def __init__(
+        self,
+        variant: str = "lstec-tiny",
+        weights: str | None = None,
+        intra: str | None = None,
+        fresh: bool = False,
+        learning_rate: float = 6e-4,
+        warmup_steps: int = 200,
+        weight_decay: float = 0.0,
+        frame_weights: tuple[float, ...] = (0.5, 1.2, 0.5, 0.9),
+        warp_weight: float = 0.0,
+        seed: int = 0,
+    ):
+        codec = load_codec(variant, weights)
+        if intra is not None:
+            codec.intra.load_state_dict(VideoCodec.from_pretrained(intra).intra.state_dict())
+        super().__init__(codec, FrameType.P, lambda _: LowDelay(), learning_rate, warmup_steps, weight_decay, seed)
+        self.save_hyperparameters()
+
+    def on_fit_start(self) -> None:
+        """Start fresh linear shortcuts at the principal components of warping's residual, and at the flows' spread."""
+        if not self.hparams["fresh"] or self.global_step > 0:
+            return
+        motion = self.network.get_submodule("motion")
+        estimator, transform = motion.get_submodule("estimator"), motion.get_submodule("transform")
+        coefficients = []
+
+        def residual(clip: Tensor) -> Tensor:
+            x, reference = clip[:, 1:].flatten(0, 1), clip[:, :-1].flatten(0, 1)
+            with torch.no_grad():
+                flow = estimator(x, reference)
+                coefficients.append(transform.analysis(flow).transpose(0, 1).flatten(1))  # type: ignore[operator]
+            return x - warp(reference, flow)
+
+        start_transform(self.network, measure_blocks(self.trainer, residual))
+        spread = torch.cat(coefficients, dim=1).square().mean(dim=1).sqrt()
+        motion.get_submodule("latent_scale").start_from(spread)  # type: ignore[operator]
+
+    def weight_of(self, plan: FramePlan) -> float:
+        """By position in the GOP. CHOICE: the first P frame has the first weight."""
+        weights: tuple[float, ...] = self.hparams["frame_weights"]
+        return weights[(plan.position - 1) % len(weights)]
+
+    def auxiliary_error(self, frame: CodedFrame, clip: Tensor) -> Tensor | float:
+        """Error of the warped reference."""
+        weight = self.hparams["warp_weight"]
+        return weight * warping_error(frame.plan, clip, frame.motion) if weight else 0.0
+
+
+def warping_error(plan: FramePlan, clip: Tensor, flows: Sequence[Tensor]) -> Tensor:
+    """Squared error of source references warped by flows, the mean over the primary references, `(B,)`."""
+    x, errors = clip[:, plan.poc], []
+    for poc, flow in zip(plan.references, flows, strict=False):
+        assert poc is not None
+        errors.append(squared_error(warp(clip[:, poc], flow.float()), x))
+    return torch.stack(errors).mean(dim=0)
