@@ -76,7 +76,7 @@ class DCVCTCMReference(NamedTuple):
     features: list[Tensor]
 
 
-def hyperprior(channels: int, hyper: int) -> Hyperprior:
+def make_hyperprior(channels: int, hyper: int) -> Hyperprior:
     """Hyperprior of a latent of C channels whose synthesis, of transposed convolutions, gives 2C."""
     synthesis = nn.Sequential(
         TransposedConv2d(hyper, channels, stride=2),
@@ -88,12 +88,12 @@ def hyperprior(channels: int, hyper: int) -> Hyperprior:
     return Hyperprior(HyperAnalysis(channels, hyper), FactorisedPrior(hyper), synthesis)
 
 
-def laplace_tables() -> ScaleTables:
+def make_laplace_tables() -> ScaleTables:
     """Tables of a latent."""
     return ScaleTables("laplace", NUM_SCALE_LEVELS, *SCALE_LEVELS["laplace"])
 
 
-class MotionCodec(nn.Module):
+class TCMMotionCodec(nn.Module):
     """A flow from a picture to its reference, through a latent with a hyperprior.
 
     Args:
@@ -114,8 +114,8 @@ class MotionCodec(nn.Module):
                 nn.LeakyReLU(0.1),
             ]
         self.encoder = nn.Sequential(*layers, Conv2d(channels, channels, stride=2))
-        self.hyper = hyperprior(channels, hyper)
-        self.tables = laplace_tables()
+        self.hyper = make_hyperprior(channels, hyper)
+        self.tables = make_laplace_tables()
         self.decoder = nn.Sequential(
             TransposedConv2d(channels, channels, stride=2),
             nn.LeakyReLU(0.1),
@@ -201,10 +201,10 @@ class DCVCTCMInter(nn.Module):
         super().__init__()
         width, latent = config.channels, config.latent
         current, contexts = (width // 2, width, width), (width, width, width)
-        self.motion = MotionCodec(SpyNet(config.spynet_widths), config.motion, width)
+        self.motion = TCMMotionCodec(SpyNet(config.spynet_widths), config.motion, width)
         self.miner = ContextMiner(width)
         self.encoder = ContextualEncoder(3, current[1:], contexts, latent, gdn=True)
-        self.hyper = hyperprior(latent, width)
+        self.hyper = make_hyperprior(latent, width)
         self.temporal_prior = TemporalPrior(width, latent)
         self.parameters_of_y = nn.Sequential(
             Conv2d(4 * latent, 10 * latent // 3),
@@ -213,7 +213,7 @@ class DCVCTCMInter(nn.Module):
             nn.LeakyReLU(0.01),
             Conv2d(8 * latent // 3, 2 * latent),
         )
-        self.tables = laplace_tables()
+        self.tables = make_laplace_tables()
         self.decoder = ContextualDecoder(latent, current, contexts[1:], gdn=True)
         self.feature = nn.Sequential(Conv2d(current[0] + width, width), ResidualBlock(width), ResidualBlock(width))
         self.picture = Conv2d(width, 3)
