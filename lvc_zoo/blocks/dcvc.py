@@ -53,6 +53,19 @@ class HyperSynthesis(nn.Sequential):
         )
 
 
+class TemporalPrior(nn.Sequential):
+    """Contexts at quarter size `(B, in, H/4, W/4)` to what the latent's prior reads of them, `(B, latent, H/16, W/16)`.
+
+    Args:
+        in_channels: of the contexts.
+        channels: inner width.
+        latent: channels of the latent.
+    """
+
+    def __init__(self, in_channels: int, channels: int, latent: int):
+        super().__init__(Conv2d(in_channels, channels, stride=2), nn.LeakyReLU(0.1), Conv2d(channels, latent, stride=2))
+
+
 class MotionEncoder(nn.Module):
     """Flows to a motion latent (reference sheet, sections 3.3 and 4.3).
 
@@ -161,9 +174,7 @@ class ContextualDecoder(nn.Module):
         gdn: normalise after each upsampling but the last (DCVC-TCM); residual blocks then start without activation.
     """
 
-    def __init__(
-        self, latent: int, current: tuple[int, int, int], context: tuple[int, int], *, gdn: bool = False
-    ):
+    def __init__(self, latent: int, current: tuple[int, int, int], context: tuple[int, int], *, gdn: bool = False):
         super().__init__()
         full, half, quarter = current
         self.up4 = _normalised(SubpixelConv(latent, quarter, 3), quarter, gdn, inverse=True)
@@ -185,7 +196,7 @@ class Reconstruction(nn.Module):
     """Feature generation and picture: a convolution, UNets, then a convolution to three channels.
 
     Args:
-        in_channels: channels of decoded feature and context together.
+        in_channels: channels of decoded feature, context and base together.
         channels: channels of the propagated feature.
         widths: of each UNet.
         depth: of each UNet.
@@ -206,10 +217,18 @@ class Reconstruction(nn.Module):
         )
         self.picture = Conv2d(channels, 3)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Picture `(B, 3, H, W)` and the propagated feature `(B, channels, H, W)` of `x (B, in, H, W)`."""
-        feature = self.feature(x)
-        return self.picture(feature), feature
+    def forward(self, decoded: Tensor, context: Tensor, base: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Picture `(B, 3, H, W)` and the propagated feature `(B, channels, H, W)`.
+
+        Args:
+            decoded: what the contextual decoder gave, `(B, D, H, W)`.
+            context: at full size, `(B, C0, H, W)`.
+            base: `(B, 3, H, W)`, joins the input and is added to the picture.
+        """
+        parts = [decoded, context] if base is None else [decoded, context, base]
+        feature = self.feature(torch.cat(parts, dim=1))
+        picture = self.picture(feature)
+        return picture if base is None else picture + base, feature
 
 
 class BlendedPrediction(nn.Module):

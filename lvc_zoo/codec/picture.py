@@ -36,6 +36,11 @@ class FrameInfo(NamedTuple):
     rate: Tensor
     plan: FramePlan
 
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """`(B, H / 16, W / 16)`."""
+        return self.rate.shape[0], self.size[0] // 16, self.size[1] // 16
+
 
 class FrameNetwork(Protocol):
     """A model: one frame function, and what it makes of a reference whoever reads it."""

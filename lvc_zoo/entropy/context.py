@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ..blocks.conv import DepthConvBlock, PointwiseConv
-from ..blocks.dcvc import QuietHead
+from ..blocks.dcvc import HyperAnalysis, HyperSynthesis, QuietHead
 from ..blocks.padding import crop_to_size, pad_to_multiple
 from ..blocks.transform import soft_limit
 from .coder import LatentCoder
@@ -142,9 +142,11 @@ class ConditionalQuadtree(nn.Module):
 
     Args:
         channels: C of the latent.
-        hyper: its hyperprior.
-        inputs: channels entering the fusion when 0, 1, ... states are known.
+        hyper: channels of its hyper latent.
+        known: channels of the contexts that the fusion sees.
+        references: the largest number of states; the fusion has an adaptor for each number.
         inner: channels that the adaptors give.
+        strides: of the hyper analysis.
         width: inner width of the parameter networks; None is 3C, the official form with blocks all through. A number
             asks for the small form: 1x1 adaptors, heads that start quiet, scales as logarithms relative to a unit.
         shared: one network for the quadtree's three steps.
@@ -153,17 +155,21 @@ class ConditionalQuadtree(nn.Module):
     def __init__(
         self,
         channels: int,
-        hyper: Hyperprior,
-        inputs: Sequence[int],
-        inner: int,
+        hyper: int,
         *,
+        known: int,
+        references: int,
+        inner: int,
+        strides: tuple[int, ...] = (1, 2, 2),
         width: int | None = None,
         shared: bool = True,
     ):
         super().__init__()
-        self.hyper = hyper
+        analysis = HyperAnalysis(channels, hyper, strides)
+        self.hyper = Hyperprior(analysis, FactorisedPrior(hyper), HyperSynthesis(hyper, hyper))
         adaptor = DepthConvBlock if width is None else PointwiseConv
-        self.adaptors = nn.ModuleList(adaptor(n, inner) for n in inputs)
+        counts = range(references + 1)
+        self.adaptors = nn.ModuleList(adaptor(known + hyper + n * channels, inner) for n in counts)
         if width is None:
             width = 3 * channels
             self.fusion = nn.Sequential(DepthConvBlock(inner, width), DepthConvBlock(width, width))

@@ -6,13 +6,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..blocks.dcvc import HyperAnalysis, HyperSynthesis, MotionDecoder, MotionEncoder, initialise_unit_gain, quieten
+from ..blocks.dcvc import MotionDecoder, MotionEncoder, initialise_unit_gain, quieten
 from ..blocks.gain import RateGain, RateRule, coefficient_gains, feature_gains
 from ..blocks.motion import SpyNet
 from ..blocks.transform import BlockTransform, LatentScale, soft_limit
 from .coder import LatentCoder
-from .context import ConditionalQuadtree, Hyperprior
-from .distributions import FactorisedPrior
+from .context import ConditionalQuadtree
 
 FLOW_WEIGHT = 0.0075
 """CHOICE: squared error, summed over colours, that a flow error of one pixel makes: three colours times a mean squared
@@ -66,14 +65,15 @@ class MotionCodec(nn.Module):
         self.encoder_gain = RateGain(channels, scales, layers, rule)
         self.decoder_gain = RateGain(channels, tuple(1 / s for s in scales), layers, rule)
         self.encoder = MotionEncoder(2 * references, channels, references)
-        hyper = Hyperprior(
-            HyperAnalysis(channels, channels, strides=(1, 1, 2, 1, 2)),
-            FactorisedPrior(channels),
-            HyperSynthesis(channels, channels),
+        self.latents = ConditionalQuadtree(
+            channels,
+            channels,
+            known=0,
+            references=references,
+            inner=width or 2 * channels,
+            strides=(1, 1, 2, 1, 2),
+            width=width,
         )
-        inputs = [(1 + n) * channels for n in range(references + 1)]
-        inner = width or 2 * channels
-        self.latents = ConditionalQuadtree(channels, hyper, inputs, inner, width=width)
         self.decoder = MotionDecoder(channels, 2 * references)
         self.shortcut = shortcut
         if shortcut:

@@ -19,9 +19,8 @@ from ..blocks.dcvc import (
     ContextAt,
     ContextualDecoder,
     ContextualEncoder,
-    HyperAnalysis,
-    HyperSynthesis,
     Reconstruction,
+    TemporalPrior,
     initialise_unit_gain,
     quieten,
 )
@@ -34,8 +33,7 @@ from ..blocks.transform import BlockTransform, LatentScale, soft_limit
 from ..codec.picture import FrameInfo, Picture
 from ..codec.video import VideoCodec
 from ..entropy.coder import LatentCoder
-from ..entropy.context import ConditionalQuadtree, Hyperprior
-from ..entropy.distributions import FactorisedPrior
+from ..entropy.context import ConditionalQuadtree
 from ..entropy.motion import MotionCodec, MotionState
 from ..gop import FramePlan, FrameType, RandomAccess
 from .dcvc_intra import TINY_INTRA, DCVCIntra, DCVCIntraConfig
@@ -249,7 +247,7 @@ class BiECVCInter(nn.Module):
         super().__init__()
         self.config = config
         full, half, quarter = config.features
-        latent, hyper, lambdas = config.latent, config.hyper, config.intra.lambdas
+        latent, lambdas = config.latent, config.intra.lambdas
         scales = (1.0,) * len(lambdas) if config.shortcut else feature_gains(lambdas)
 
         estimator = SpyNet(config.spynet_widths, config.spynet_kernel, finest=config.spynet_finest)
@@ -259,14 +257,13 @@ class BiECVCInter(nn.Module):
         self.gating = nn.ModuleDict({side: ContextGating(config) for side in ("encoder", "decoder")})
         self.encoder_gain = RateGain(config.current[1] + half, scales, LAYERS)
         self.encoder = ContextualEncoder(config.current[0], config.current[1:], config.features, latent)
-        self.temporal_prior = nn.Sequential(
-            Conv2d(2 * quarter, quarter, stride=2), nn.LeakyReLU(0.1), Conv2d(quarter, latent, stride=2)
-        )
+        self.temporal_prior = TemporalPrior(2 * quarter, quarter, latent)
         self.latents = ConditionalQuadtree(
             latent,
-            Hyperprior(HyperAnalysis(latent, hyper), FactorisedPrior(hyper), HyperSynthesis(hyper, hyper)),
-            [latent + hyper + n * latent for n in range(3)],
-            config.prior_width or 3 * latent,
+            config.hyper,
+            known=latent,
+            references=2,
+            inner=config.prior_width or 3 * latent,
             width=config.prior_width,
             shared=config.shared_quadtree,
         )
@@ -324,19 +321,14 @@ class BiECVCInter(nn.Module):
         # the two primaries at quarter size stand in the middle of the list
         middle = len(local[2]) // 2
         temporal = self.temporal_prior(torch.cat(local[2][middle - 1 : middle + 1], dim=1))
-        shape = (temporal.shape[0], temporal.shape[-2], temporal.shape[-1])
         states = [state.y_hat for state in refs.states()]
-        y_hat = self.latents.code(y, shape, coder, "frame", known=[temporal], states=states, unit=unit)
+        y_hat = self.latents.code(y, info.latent_shape, coder, "frame", known=[temporal], states=states, unit=unit)
 
         context = self._contexts("decoder", refs, local)
         seen = y_hat if unit is None else soft_limit(y_hat / unit)
         decoded = self.decoder(seen, context, self.decoder_gain(info.rate, layer))
-        parts = [context(0, decoded), decoded]
-        if predicted is not None:
-            predicted = predicted + self.transform.synthesis(y_hat / gain)
-            parts.append(predicted)
-        x_hat, feature = self.reconstruction(torch.cat(parts, dim=1))
-        x_hat = x_hat if predicted is None else x_hat + predicted
+        base = None if predicted is None else predicted + self.transform.synthesis(y_hat / gain)
+        x_hat, feature = self.reconstruction(context(0, decoded), decoded, base)
         return Picture(x_hat, BiECVCState(feature, seen, motion), tuple(flows))
 
     def _contexts(self, side: str, refs: References, local: list[list[Tensor]]) -> ContextAt:

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 
 from ..blocks.adaptor import QualityAdaptor
 from ..blocks.alignment import OffsetDiversity
-from ..blocks.conv import Conv2d
-from ..blocks.dcvc import ContextualDecoder, ContextualEncoder, HyperAnalysis, HyperSynthesis, Reconstruction
+from ..blocks.dcvc import ContextualDecoder, ContextualEncoder, Reconstruction, TemporalPrior
 from ..blocks.fusion import MultiScaleContextFusion
 from ..blocks.gain import RateGain, feature_gains
 from ..blocks.motion import SpyNet, flow_pyramid, warp
@@ -23,8 +22,7 @@ from ..blocks.pyramid import FeaturePyramid
 from ..codec.picture import FrameInfo, Picture
 from ..codec.video import VideoCodec
 from ..entropy.coder import LatentCoder
-from ..entropy.context import ConditionalQuadtree, Hyperprior
-from ..entropy.distributions import FactorisedPrior
+from ..entropy.context import ConditionalQuadtree
 from ..entropy.motion import MotionCodec, MotionState
 from ..gop import FramePlan, FrameType, LowDelay
 from .dcvc_intra import DCVCIntra, DCVCIntraConfig, convert_intra
@@ -128,7 +126,7 @@ class DCVCDCInter(nn.Module):
     def __init__(self, config: DCVCDCConfig):
         super().__init__()
         full, half, quarter = config.features
-        latent, hyper = config.latent, config.hyper
+        latent = config.latent
         lambdas, rule = config.intra.lambdas, config.intra.rate_rule
         scales = feature_gains(lambdas)
 
@@ -136,14 +134,13 @@ class DCVCDCInter(nn.Module):
         self.miner = ContextMiner(config)
         self.encoder_gain = RateGain(config.current[1] + half, scales, rule=rule)
         self.encoder = ContextualEncoder(3, config.current[1:], config.features, latent)
-        self.temporal_prior = nn.Sequential(
-            Conv2d(quarter, quarter, stride=2), nn.LeakyReLU(0.1), Conv2d(quarter, latent, stride=2)
-        )
+        self.temporal_prior = TemporalPrior(quarter, quarter, latent)
         self.latents = ConditionalQuadtree(
             latent,
-            Hyperprior(HyperAnalysis(latent, hyper), FactorisedPrior(hyper), HyperSynthesis(hyper, hyper)),
-            [latent + hyper + n * latent for n in range(2)],
-            3 * latent,
+            config.hyper,
+            known=latent,
+            references=1,
+            inner=3 * latent,
         )
         self.decoder_gain = RateGain(config.current[1], tuple(1 / s for s in scales), rule=rule)
         self.decoder = ContextualDecoder(latent, config.current, config.features[1:])
@@ -180,10 +177,10 @@ class DCVCDCInter(nn.Module):
 
         y = None if x is None else self.encoder(x, context, self.encoder_gain(info.rate))
         temporal = self.temporal_prior(contexts[2])
-        shape = (temporal.shape[0], temporal.shape[-2], temporal.shape[-1])
-        y_hat = self.latents.code(y, shape, coder, "frame", known=[temporal], states=[state.y_hat for state in states])
+        known_y = [state.y_hat for state in states]
+        y_hat = self.latents.code(y, info.latent_shape, coder, "frame", known=[temporal], states=known_y)
         decoded = self.decoder(y_hat, context, self.decoder_gain(info.rate))
-        x_hat, feature = self.reconstruction(torch.cat([decoded, contexts[0]], dim=1))
+        x_hat, feature = self.reconstruction(decoded, contexts[0])
         return Picture(x_hat, DCVCDCState(feature, y_hat, motion), tuple(flows))
 
 

@@ -157,8 +157,7 @@ class DCVCIntra(nn.Module):
         y_normal = y
         if y is not None and gain is not None:
             y_normal, y = soft_limit(y * gain / unit), y * gain
-        shape = (info.rate.shape[0], info.size[0] // 16, info.size[1] // 16)
-        prior = self.hyper.code(y_normal, shape, coder, "hyper/frame")
+        prior = self.hyper.code(y_normal, info.latent_shape, coder, "hyper/frame")
         y_hat = self.quadtree.code(y, prior, coder, "frame", unit)
         return Picture(self._synthesise(y_hat, gain, unit, info.rate))
 

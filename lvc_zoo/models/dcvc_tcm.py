@@ -245,8 +245,7 @@ class DCVCTCMInter(nn.Module):
 
         y = None if x is None else self.encoder(x, context)
         temporal = self.temporal_prior(contexts)
-        shape = (temporal.shape[0], temporal.shape[-2], temporal.shape[-1])
-        hyper = self.hyper.code(y, shape, coder, "hyper/frame")
+        hyper = self.hyper.code(y, info.latent_shape, coder, "hyper/frame")
         scale, mean = self.parameters_of_y(torch.cat([temporal, hyper], dim=1)).chunk(2, dim=1)
         y_hat = coder.code(y, Laplace(mean, scale, self.tables), name="frame")
 

@@ -96,8 +96,7 @@ class TCMIntra(nn.Module):
             The picture, x_hat unclamped.
         """
         y = None if x is None else self.analysis(x)
-        shape = (info.rate.shape[0], info.size[0] // 16, info.size[1] // 16)
-        scale, mean = self.hyper.code(y, shape, coder, "hyper/frame").chunk(2, dim=1)
+        scale, mean = self.hyper.code(y, info.latent_shape, coder, "hyper/frame").chunk(2, dim=1)
         y_hat = coder.code(y, BoundedGaussian(mean, scale, self.tables), name="frame")
         return Picture(self.synthesis(y_hat))
 

@@ -20,9 +20,8 @@ from ..blocks.dcvc import (
     BlendedPrediction,
     ContextualDecoder,
     ContextualEncoder,
-    HyperAnalysis,
-    HyperSynthesis,
     Reconstruction,
+    TemporalPrior,
     initialise_unit_gain,
     quieten,
 )
@@ -35,8 +34,7 @@ from ..blocks.transform import BlockTransform, LatentScale, soft_limit
 from ..codec.picture import FrameInfo, Picture
 from ..codec.video import VideoCodec
 from ..entropy.coder import LatentCoder
-from ..entropy.context import ConditionalQuadtree, Hyperprior
-from ..entropy.distributions import FactorisedPrior
+from ..entropy.context import ConditionalQuadtree
 from ..entropy.motion import MotionCodec, MotionState
 from ..gop import FramePlan, FrameType, LowDelay
 from .dcvc_intra import TINY_INTRA, DCVCIntra, DCVCIntraConfig
@@ -238,7 +236,7 @@ class LSTECInter(nn.Module):
         super().__init__()
         self.config = config
         full, half, quarter = config.features
-        latent, hyper = config.latent, config.hyper
+        latent = config.latent
         lambdas, rule = config.intra.lambdas, config.intra.rate_rule
         scales = (1.0,) * len(lambdas) if config.shortcut else feature_gains(lambdas)
         extra = 3 if config.shortcut else 0
@@ -256,14 +254,13 @@ class LSTECInter(nn.Module):
         self.inception = nn.ModuleList(InceptionFusion(width) for width in config.features if config.spatial)
         self.encoder_gain = RateGain(config.current[1] + half, scales, rule=rule)
         self.encoder = ContextualEncoder(3 + extra, config.current[1:], config.features, latent)
-        self.temporal_prior = nn.Sequential(
-            Conv2d(quarter, quarter, stride=2), nn.LeakyReLU(0.1), Conv2d(quarter, latent, stride=2)
-        )
+        self.temporal_prior = TemporalPrior(quarter, quarter, latent)
         self.latents = ConditionalQuadtree(
             latent,
-            Hyperprior(HyperAnalysis(latent, hyper), FactorisedPrior(hyper), HyperSynthesis(hyper, hyper)),
-            [latent + hyper + n * latent for n in range(2)],
-            config.prior_width or 3 * latent,
+            config.hyper,
+            known=latent,
+            references=1,
+            inner=config.prior_width or 3 * latent,
             width=config.prior_width,
         )
         self.decoder_gain = RateGain(config.current[1], tuple(1 / s for s in scales), rule=rule)
@@ -308,18 +305,13 @@ class LSTECInter(nn.Module):
         if x is not None:
             y = self._analyse(x, predicted, contexts, info) * gain
         temporal = self.temporal_prior(contexts[2])
-        shape = (temporal.shape[0], temporal.shape[-2], temporal.shape[-1])
         known = [s.y_hat for s in states]
-        y_hat = self.latents.code(y, shape, coder, "frame", known=[temporal], states=known, unit=unit)
+        y_hat = self.latents.code(y, info.latent_shape, coder, "frame", known=[temporal], states=known, unit=unit)
 
         seen = y_hat if unit is None else soft_limit(y_hat / unit)
         decoded = self.decoder(seen, lambda level, _: contexts[level], self.decoder_gain(info.rate))
-        parts = [decoded, contexts[0]]
-        if predicted is not None:
-            predicted = predicted + self.transform.synthesis(y_hat / gain)
-            parts.append(predicted)
-        x_hat, feature = self.reconstruction(torch.cat(parts, dim=1))
-        x_hat = x_hat if predicted is None else x_hat + predicted
+        base = None if predicted is None else predicted + self.transform.synthesis(y_hat / gain)
+        x_hat, feature = self.reconstruction(decoded, contexts[0], base)
         chain = past.spatial.chain if past.spatial else None
         return Picture(x_hat, LSTECState(feature, seen, motion, past.temporal.chain, chain), tuple(flows))
 

@@ -99,9 +99,19 @@ def test_contextual_decoder_asks_for_contexts_from_coarse_to_fine():
 def test_reconstruction_gives_picture_and_feature():
     torch.manual_seed(0)
     reconstruction = Reconstruction(10, 6, (4, 4, 8), depth=1, unets=2)
-    picture, feature = reconstruction(torch.randn(2, 10, 16, 16))
+    picture, feature = reconstruction(torch.randn(2, 4, 16, 16), torch.randn(2, 6, 16, 16))
     assert (picture.shape, feature.shape) == ((2, 3, 16, 16), (2, 6, 16, 16))
     assert_gradients_reach_all(reconstruction, picture)
+
+
+def test_reconstruction_adds_its_base():
+    torch.manual_seed(0)
+    reconstruction = Reconstruction(9, 6, (4, 4, 8), depth=1, unets=1)
+    torch.nn.init.zeros_(reconstruction.picture.weight)
+    torch.nn.init.zeros_(reconstruction.picture.bias)
+    base = torch.randn(1, 3, 16, 16)
+    picture, _ = reconstruction(torch.randn(1, 2, 16, 16), torch.randn(1, 4, 16, 16), base)
+    assert torch.equal(picture, base)
 
 
 @pytest.mark.parametrize(
