@@ -3,9 +3,11 @@ import torch
 from torch import nn
 
 from lvc_zoo.blocks.conv import PointwiseConv
-from lvc_zoo.entropy.coder import RateEstimator
-from lvc_zoo.entropy.context import Hyperprior, QuadtreeContext, pack, phase_masks, unpack
+from lvc_zoo.codec.numeric import coding_mode
+from lvc_zoo.entropy.coder import RateEstimator, SymbolReader, SymbolWriter
+from lvc_zoo.entropy.context import ConditionalQuadtree, Hyperprior, QuadtreeContext, pack, phase_masks, unpack
 from lvc_zoo.entropy.distributions import FactorisedPrior
+from lvc_zoo.entropy.rans import ModelCache
 from tests.gradients import assert_gradients_reach_all
 
 SIZES = [(1, 1), (1, 4), (3, 5), (6, 8), (7, 7)]
@@ -146,3 +148,97 @@ def test_hyperprior_pads_codes_and_crops():
     left, right = padded[..., :4].mean(), padded[..., 4].mean()
     torch.testing.assert_close(z.flatten(), torch.stack([left, right]))
     torch.testing.assert_close(params[0, 0], torch.cat([left.expand(3, 4), right.expand(3, 1)], dim=1))
+
+
+def conditional(width, **options):
+    """8 latent channels after 4 of one context, 6 hyper parameters and at most one state."""
+    torch.manual_seed(0)
+    latents = ConditionalQuadtree(8, 6, known=4, references=1, inner=12, width=width, **options)
+    with torch.no_grad():
+        latents.hyper.analysis[-1].weight *= 100
+    return latents
+
+
+FORMS = {"official": (None, None), "small": (10, torch.linspace(0.5, 4, 8).view(1, 8, 1, 1))}
+
+
+@pytest.mark.parametrize(("width", "unit"), FORMS.values(), ids=FORMS)
+@pytest.mark.parametrize("num_states", [0, 1])
+def test_conditional_decoder_gets_what_the_encoder_made(width, unit, num_states):
+    latents = conditional(width).eval()
+    y, known, states = 6 * torch.randn(1, 8, 5, 7), [torch.randn(1, 4, 5, 7)], [torch.randn(1, 8, 5, 7)] * num_states
+    models = ModelCache()
+    with coding_mode(latents):
+        writer = SymbolWriter(models)
+        y_hat = latents.code(y, (1, 5, 7), writer, "frame", known=known, states=states, unit=unit)
+        reader = SymbolReader(*writer.finish(), models)
+        decoded = latents.code(None, (1, 5, 7), reader, "frame", known=known, states=states, unit=unit)
+        reader.finish()
+        estimated = latents.code(y, (1, 5, 7), RateEstimator(), "frame", known=known, states=states, unit=unit)
+    assert list(writer.bits) == ["hyper/frame", *(f"frame/{step}" for step in range(4))]
+    assert torch.equal(decoded, y_hat)
+    assert torch.equal(estimated, y_hat)
+    # steps may be as coarse as the untrained prior says, but the latent is the one that was given
+    assert float(torch.corrcoef(torch.stack([y.flatten(), y_hat.flatten()]))[0, 1]) > 0.9
+
+
+def test_conditional_prior_sees_contexts_then_hyper_then_states():
+    """The adaptor is the one for the number of states that are known."""
+
+    class Constant(nn.Module):
+        def code(self, y, shape, coder, name):
+            return torch.full((1, 6, 3, 5), 0.25)
+
+    latents, seen = conditional(None), []
+    latents.hyper = Constant()
+    for number, adaptor in enumerate(latents.adaptors):
+        adaptor.register_forward_pre_hook(lambda _, args, number=number: seen.append((number, args[0])))
+    y, context, state = torch.randn(1, 8, 3, 5), torch.randn(1, 4, 3, 5), torch.randn(1, 8, 3, 5)
+    for states in ([], [state]):
+        latents.code(y, (1, 3, 5), Spy(), "frame", known=[context], states=states)
+    hyper = torch.full((1, 6, 3, 5), 0.25)
+    assert [number for number, _ in seen] == [0, 1]
+    assert torch.equal(seen[0][1], torch.cat([context, hyper], dim=1))
+    assert torch.equal(seen[1][1], torch.cat([context, hyper, state], dim=1))
+
+
+def test_conditional_with_unit_shows_the_hyper_analysis_bounded_magnitudes():
+    latents, seen = conditional(10), []
+    latents.hyper.analysis.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    unit = torch.full((1, 8, 1, 1), 2.0)
+    for y in (torch.full((1, 8, 4, 4), 1e6), torch.full((1, 8, 4, 4), 0.02)):
+        latents.code(y, (1, 4, 4), Spy(), "frame", known=[torch.zeros(1, 4, 4, 4)], unit=unit)
+    assert float(seen[0].max()) <= 8
+    assert seen[1].mean().item() == pytest.approx(0.01, rel=0.01)
+
+
+def test_conditional_small_form_starts_with_scale_and_mean_of_the_unit():
+    """Untrained, each symbol's law is about as wide as its unit and centred: what a coder without networks would do."""
+    latents, spy = conditional(10), Spy()
+    unit = torch.full((1, 8, 1, 1), 3.0)
+    y = torch.randn(1, 8, 4, 4) * 3
+    with torch.no_grad():
+        latents.code(y, (1, 4, 4), spy, "frame", known=[torch.randn(1, 4, 4, 4)], unit=unit)
+    for _, _, distribution in spy.calls[1:]:
+        assert float((distribution.scale / 3).log().abs().max()) < 0.7
+        assert float(distribution.mean.abs().max()) < 2
+
+
+@pytest.mark.parametrize(("width", "unit"), FORMS.values(), ids=FORMS)
+@pytest.mark.parametrize("shared", [False, True])
+def test_conditional_gradients_reach_every_parameter(width, unit, shared):
+    latents, outputs = conditional(width, shared=shared), []
+    for num_states in (0, 1):
+        estimator, y = RateEstimator(), 6 * torch.randn(2, 8, 5, 7)
+        known, states = [torch.randn(2, 4, 5, 7)], [torch.randn(2, 8, 5, 7)] * num_states
+        y_hat = latents.code(y, (2, 5, 7), estimator, "frame", known=known, states=states, unit=unit)
+        outputs += [y_hat.flatten(), *estimator.bits.values()]
+    assert_gradients_reach_all(latents, torch.cat(outputs))
+
+
+def test_conditional_parameter_counts_are_those_of_dcvc_dc():
+    """Reference sheet, section 2.3: adaptors, fusion, three spatial adaptors, one spatial network for three steps."""
+    latents = ConditionalQuadtree(128, 128, known=128, references=1, inner=384)
+    parts = [*latents.adaptors, latents.fusion, *latents.quadtree.adaptors, *latents.quadtree.networks]
+    counts = [sum(p.numel() for p in part.parameters()) for part in parts]
+    assert counts == [1_053_568, 1_087_360, 2_174_720, 196_992, 196_992, 196_992, 3_049_088]

@@ -100,7 +100,7 @@ def test_shortcut_untrained_decodes_the_low_frequencies_of_the_flow():
     with torch.no_grad():
         (exact,), _ = codec.code(picture, [picture], [], Exact(), RATE)
         (rounded,), _ = codec.code(picture, [picture], [], RateEstimator(), RATE)
-    # what the networks add is small, and rounding moves a coefficient by no more than half a step, give or take the prior
+    # what the networks add is small, and rounding moves a coefficient by half a step, which the prior changes little
     assert float((exact - smooth).square().mean().sqrt()) < 0.03 * float(smooth.square().mean().sqrt())
     step = (2 / (FLOW_WEIGHT * LAMBDAS[1])) ** 0.5
     per_block = (rounded - exact).unflatten(2, (-1, 16)).unflatten(4, (-1, 16)).square().sum(dim=(1, 3, 5))
