@@ -267,13 +267,14 @@ def list_command(options: Namespace) -> None:
 
 
 def bench(options: Namespace) -> None:
-    """Measure a model: MACs and parameters by module, seconds by stage, cost of the entropy coder."""
+    """Measure a model: MACs and parameters by module, seconds by stage, cost of the entropy coder, growth of cells."""
     from .evaluation.bench import BenchRequest, run_bench
 
     codec, weights = _codec_to_measure(options.model, _parse_overrides(options.set))
-    chosen = {"complexity": options.complexity, "stages": options.stages, "coder": options.coder}
+    chosen = {name: options[name] for name in ("complexity", "stages", "coder", "recurrence")}
     request = BenchRequest(
         **(chosen if any(chosen.values()) else {}),
+        picture=None if options.out is None else Path(options.out),
         size=None if options.size is None else _parse_size(options.size),
         frames=options.frames,
     )
@@ -460,10 +461,13 @@ def _bench_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--complexity", action="store_true", help="MACs and parameters; without a choice, everything")
     parser.add_argument("--stages", action="store_true", help="seconds a frame by stage")
     parser.add_argument("--coder", action="store_true", help="bytes and time of the entropy coder on a small frame")
+    text = "magnitude of ConvLSTM cells over the frames after a single I frame; only where asked for"
+    parser.add_argument("--recurrence", action="store_true", help=text)
+    parser.add_argument("--out", type=str | None, default=None, help="plot of --recurrence, a .png file")
     parser.add_argument(
-        "--size", type=str | None, default=None, help="WIDTHxHEIGHT; 1280x720 for MACs, 352x288 for times"
+        "--size", type=str | None, default=None, help="WIDTHxHEIGHT; 1280x720 for MACs, 352x288 for what runs"
     )
-    parser.add_argument("--frames", type=int, default=9, help="number of frames that are timed")
+    parser.add_argument("--frames", type=int, default=9, help="number of frames that run")
     _add_set(parser)
     _add_device(parser)
     _add_json(parser)

@@ -17,6 +17,7 @@ from ..blocks.padding import pad_to_multiple
 from ..codec.container import Packet
 from ..codec.numeric import coding_mode
 from ..codec.picture import CodedFrame
+from ..codec.reader import TensorReader
 from ..codec.sequence import code_sequence
 from ..codec.video import DEFAULT_Q, VideoCodec
 from ..color import ColorSpec
@@ -26,6 +27,7 @@ from ..entropy.coder import LatentCoder, SymbolReader, SymbolWriter
 from ..entropy.distributions import Distribution
 from ..gop import FramePlan, FrameType, GopStructure, RandomAccess
 from .complexity import Complexity, measure_complexity, padded_720p
+from .recurrence import CellGrowth, draw_cell_growth, growth_table, measure_cell_growth
 
 NUMERIC_MODE = "eager float32, channels_last, batch 1"
 SMALL_FRAME = (288, 352)
@@ -326,6 +328,7 @@ class BenchReport:
         machine: where the times come from.
         stages: seconds by stage.
         coder: cost of a small frame.
+        recurrence: growth of ConvLSTM cells.
     """
 
     model: str
@@ -336,6 +339,7 @@ class BenchReport:
     machine: Machine | None = None
     stages: list[StageTime] | None = None
     coder: list[CoderCost] | None = None
+    recurrence: CellGrowth | None = None
 
     def to_json(self) -> dict[str, Any]:
         """JSON-ready, parts that were not measured left out."""
@@ -356,6 +360,9 @@ class BenchReport:
         if self.coder is not None:
             yield "The entropy coder alone, lowest q, the slowest frame of each type"
             yield _coder_table(self.coder)
+        if self.recurrence is not None:
+            yield f"ConvLSTM cells over P frames after a single I frame, q = {self.recurrence.q}"
+            yield growth_table(self.recurrence)
 
 
 def complexity_json(networks: Mapping[str, Complexity]) -> dict[str, Any]:
@@ -446,20 +453,26 @@ class BenchRequest:
         complexity: MACs and parameters.
         stages: seconds by stage.
         coder: cost of a small frame.
-        size: width and height; None is 1280x720, padded as the codec pads, for MACs, and 352x288 for times.
-        frames: number of frames that are timed.
+        recurrence: growth of ConvLSTM cells.
+        picture: where that growth is plotted, a .png file.
+        size: width and height; None is 1280x720, padded as the codec pads, for MACs, and 352x288 for what runs.
+        frames: number of frames that run.
     """
 
     complexity: bool = True
     stages: bool = True
     coder: bool = True
+    recurrence: bool = False
+    picture: Path | None = None
     size: tuple[int, int] | None = None
     frames: int = 9
 
     def __post_init__(self) -> None:
-        """Check the number."""
+        """Check what goes together."""
         if self.frames < 1:
             raise ValueError(f"frames is {self.frames}, expected at least 1")
+        if self.picture is not None and not self.recurrence:
+            raise ValueError(f"nothing to draw in {self.picture}, which is for the plot of --recurrence; add that")
 
 
 def run_bench(codec: VideoCodec, model: str, weights: str, request: BenchRequest) -> BenchReport:
@@ -472,13 +485,18 @@ def run_bench(codec: VideoCodec, model: str, weights: str, request: BenchRequest
         request: what to measure.
     """
     parts: dict[str, Any] = {}
-    if request.stages or request.coder:
+    if request.stages or request.coder or request.recurrence:
         size = SMALL_FRAME if request.size is None else (request.size[1], request.size[0])
         parts |= {"weights": weights, "machine": Machine.of(codec), "time_size": (size[1], size[0])}
         if request.stages:
             parts["stages"] = measure_stages(codec, bench_clip(request.frames, size))
         if request.coder:
             parts["coder"] = measure_coder(codec, bench_clip(min(request.frames, 5), size))
+        if request.recurrence:
+            growth = measure_cell_growth(codec, TensorReader(bench_clip(request.frames, size)))
+            parts["recurrence"] = growth
+            if request.picture is not None:
+                draw_cell_growth(growth, request.picture, f"{model} ({weights}), {size[1]}x{size[0]}")
     if request.complexity:
         width, height = request.size or padded_720p(codec)[::-1]
         # last: it moves the codec to the meta device
