@@ -29,13 +29,17 @@ torch.save(torch.stack(list(VideoCodec.from_pretrained(sys.argv[1]).decode(sys.a
 """
 
 
-@pytest.fixture(scope="module", params=list_models())
-def codec(request):
-    name = request.param
+def load(name):
+    """The bundled weights where there are some, else untrained ones."""
     if name in bundled_names():
         return VideoCodec.from_pretrained(name)
     torch.manual_seed(0)
     return create_model(name).eval()
+
+
+@pytest.fixture(scope="module", params=list_models())
+def codec(request):
+    return load(request.param)
 
 
 @pytest.fixture(scope="module")
@@ -143,6 +147,16 @@ def test_decoder_never_sees_the_picture(codec, coded):
         for handle in handles:
             handle.remove()
     assert seen == [None] * 5
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("lstec-tiny" not in bundled_names(), reason="states of untrained weights grow without bound")
+@pytest.mark.parametrize("structure", [LowDelay(32), LowDelay(None)], ids=str)
+def test_97_frames_of_low_delay_decode_bit_exactly(structure):
+    codec, clip, file = load("lstec-tiny"), moving_clip(97, 32, 48), io.BytesIO()
+    coded = codec.encode_frames(TensorReader(clip), file, 21, structure)
+    x_hat = torch.cat([f.x_hat for f, _ in coded])
+    assert torch.equal(codec.decompress(file.getvalue()), x_hat)
 
 
 @pytest.mark.parametrize("name", list_models())
