@@ -7,6 +7,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
+from lvc_zoo import create_model
 from lvc_zoo.data import demo_clip
 from lvc_zoo.hub import bundled_names
 
@@ -14,15 +15,19 @@ NOTEBOOKS = sorted((Path(__file__).resolve().parents[1] / "notebooks").glob("*.i
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_notebook_runs(path, tiny_weights, tmp_path):
+def test_notebook_runs(path, tmp_path):
     try:
         demo_clip()
     except FileNotFoundError as error:
         pytest.skip(str(error))
     notebook = nbformat.read(path, as_version=4)
-    for cell in notebook.cells:
-        if "biecvc-tiny" not in bundled_names():
-            cell.source = cell.source.replace('"biecvc-tiny"', repr(str(tiny_weights)))
+    for name in ("biecvc-tiny", "lstec-tiny"):
+        loading, untrained = f'from_pretrained("{name}")', tmp_path / name
+        if name in bundled_names() or not any(loading in cell.source for cell in notebook.cells):
+            continue
+        create_model(name).save_pretrained(untrained)
+        for cell in notebook.cells:
+            cell.source = cell.source.replace(loading, f"from_pretrained({str(untrained)!r})")
     client = NotebookClient(
         notebook, timeout=120, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
     )
