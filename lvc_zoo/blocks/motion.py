@@ -1,14 +1,17 @@
-"""Motion: warping, accumulated flows, flow pyramids and SpyNet.
+"""Motion: warping, accumulated flows, flow pyramids, and two estimators: SpyNet and block matching.
 
 A flow is `(B, 2, H, W)` in pixels, channel 0 horizontal; it lives on the grid of the current frame and points into the
 reference.
 """
+
+from itertools import product
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .conv import Conv2d
+from .precision import full_precision
 
 
 def warp(x: Tensor, flow: Tensor) -> Tensor:
@@ -139,3 +142,108 @@ class SpyNet(nn.Module):
         for _ in range(len(self.levels) - 1):
             pyramid.insert(0, F.avg_pool2d(pyramid[0], 2))
         return pyramid
+
+
+class BlockMatching(nn.Module):
+    """Flow by block matching, constant in blocks of 8x8: a classical estimator without parameters.
+
+    Blocks of 16x16 are searched at quarter size, then refined to a quarter of a pixel, then split in four where that
+    pays. Vectors away from their neighbours' cost extra, so that the flow stays cheap to code. For encoders only: no
+    gradient passes, and the result need not be the same on every machine.
+
+    Args:
+        reach: largest displacement of the first search, in pixels, a multiple of 4.
+        smoothness: mean absolute difference (of pictures in [0, 1]) that a vector may cost a doubling of its difference
+            from what it is predicted by.
+    """
+
+    BLOCK = 16
+
+    def __init__(self, reach: int = 24, smoothness: float = 5e-4):
+        super().__init__()
+        self.reach = reach
+        self.smoothness = smoothness
+
+    @torch.no_grad()
+    def forward(self, x: Tensor, reference: Tensor) -> Tensor:
+        """Flow from `x` to `reference`, both `(B, 3, H, W)` in [0, 1], H and W multiples of 16; `(B, 2, H, W)`."""
+        with full_precision(x):
+            target, source = (picture.float().mean(dim=1, keepdim=True) for picture in (x, reference))
+            flow = self._coarse(target, source)
+            search = _Search(target, source, self.BLOCK, self.smoothness)
+            search.start(flow)
+            search.try_neighbours()
+            for step in (2.0, 1.0, 0.5, 0.25):
+                search.refine(step)
+            search.try_neighbours()
+            split = _Search(target, source, self.BLOCK // 2, self.smoothness)
+            split.start(F.interpolate(search.flow, scale_factor=2, mode="nearest"))
+            split.try_neighbours()
+            for step in (0.5, 0.25):
+                split.refine(step)
+            return F.interpolate(split.flow, scale_factor=self.BLOCK // 2, mode="nearest")
+
+    def _coarse(self, target: Tensor, source: Tensor) -> Tensor:
+        """Best displacement of each block at quarter size, in pixels of the full size, `(B, 2, H/16, W/16)`."""
+        target, source = F.avg_pool2d(target, 4), F.avg_pool2d(source, 4)
+        height, width = target.shape[-2:]
+        reach = self.reach // 4
+        padded = F.pad(source, (reach,) * 4, mode="replicate")
+        shifts = sorted(product(range(-reach, reach + 1), repeat=2), key=lambda shift: abs(shift[0]) + abs(shift[1]))
+        best, flow = None, target.new_zeros(target.shape[0], 2, height // 4, width // 4)
+        for down, right in shifts:
+            moved = padded[..., reach + down : reach + down + height, reach + right : reach + right + width]
+            # a window of twice the block, since a block has only 16 samples here
+            cost = F.avg_pool2d((target - moved).abs(), 8, 4, 2, count_include_pad=False)
+            cost = cost + self.smoothness * _code_length(cost.new_tensor([4.0 * right, 4.0 * down]).view(1, 2, 1, 1))
+            if best is None:
+                best = cost
+                continue
+            flow = torch.where(cost < best, cost.new_tensor([4.0 * right, 4.0 * down]).view(1, 2, 1, 1), flow)
+            best = torch.minimum(cost, best)
+        return flow
+
+
+class _Search:
+    """Vectors of blocks, improved candidate by candidate."""
+
+    def __init__(self, target: Tensor, source: Tensor, block: int, smoothness: float):
+        self._target, self._source, self._block, self._smoothness = target, source, block, smoothness
+
+    def start(self, flow: Tensor) -> None:
+        """Begin with a flow `(B, 2, H/block, W/block)`, which also predicts: leaving it costs."""
+        self._predicted = self.flow = flow
+        self._cost = self._cost_of(flow)
+
+    def try_neighbours(self) -> None:
+        """The vectors of the four neighbours, their median and none at all."""
+        padded = F.pad(self.flow, (1, 1, 1, 1), mode="replicate")
+        around = [padded[..., 1:-1, :-2], padded[..., 1:-1, 2:], padded[..., :-2, 1:-1], padded[..., 2:, 1:-1]]
+        median = torch.stack([*around, self.flow]).median(dim=0).values
+        self._predicted = median
+        self._cost = self._cost_of(self.flow)
+        for candidate in (*around, median, torch.zeros_like(self.flow)):
+            self._try(candidate)
+
+    def refine(self, step: float) -> None:
+        """The eight vectors around the present ones, `step` pixels away."""
+        centre = self.flow
+        for right, down in product((-step, 0.0, step), repeat=2):
+            if right or down:
+                self._try(centre + centre.new_tensor([right, down]).view(1, 2, 1, 1))
+
+    def _try(self, candidate: Tensor) -> None:
+        cost = self._cost_of(candidate)
+        self.flow = torch.where(cost < self._cost, candidate, self.flow)
+        self._cost = torch.minimum(cost, self._cost)
+
+    def _cost_of(self, flow: Tensor) -> Tensor:
+        moved = warp(self._source, F.interpolate(flow, scale_factor=self._block, mode="nearest"))
+        difference = F.avg_pool2d((moved - self._target).abs(), self._block)
+        area = (BlockMatching.BLOCK / self._block) ** 2
+        return difference + self._smoothness * area * _code_length(flow - self._predicted)
+
+
+def _code_length(vector: Tensor) -> Tensor:
+    """Roughly the bits of a vector `(B, 2, ...)` in quarter pixels, `(B, 1, ...)`."""
+    return torch.log2(1 + 4 * vector.abs()).sum(dim=1, keepdim=True)

@@ -70,8 +70,12 @@ class LatentScale(nn.Module):
 
     @torch.no_grad()
     def start_from(self, deviation: Tensor) -> None:
-        """Set the coefficients' standard deviations `(C,)`, measured on training data."""
-        self.log_deviation.copy_(deviation.clamp(min=1e-4).log().view(1, -1, 1, 1))
+        """Set the coefficients' standard deviations `(C,)`, measured on training data.
+
+        CHOICE: at least a tenth of a quantisation step, since what networks add to a still smaller one would cost most.
+        """
+        floor = 0.1 / float(self.gain.scale.log().mean().exp())
+        self.log_deviation.copy_(deviation.clamp(min=floor).log().view(1, -1, 1, 1))
 
 
 def soft_limit(y: Tensor, limit: float = 8.0) -> Tensor:

@@ -47,7 +47,7 @@ class MotionCodec(nn.Module):
 
     def __init__(
         self,
-        estimator: SpyNet,
+        estimator: nn.Module,
         channels: int,
         lambdas: tuple[float, ...],
         *,
@@ -81,7 +81,8 @@ class MotionCodec(nn.Module):
             self.transform = BlockTransform(channels, planes=2 * references)
             self.latent_scale = LatentScale(channels, coefficient_gains(lambdas, FLOW_WEIGHT), layers)
             quieten(self.encoder.down3[-1], self.decoder.flow[-1].get_submodule("0"))
-            quieten(*(level.get_submodule("8") for level in self.estimator.levels))
+            if isinstance(estimator, SpyNet):
+                quieten(*(level.get_submodule("8") for level in estimator.levels))
 
     def code(
         self,

@@ -29,7 +29,7 @@ class FlowTask(L.LightningModule):
 
     def __init__(
         self,
-        variant: str = "lstec-tiny",
+        variant: str = "biecvc-tiny",
         weights: str | None = None,
         smoothness: float = 2e-3,
         learning_rate: float = 1e-3,

@@ -318,23 +318,22 @@ class LSTECTask(VideoCompressionTask):
         self.save_hyperparameters()
 
     def on_fit_start(self) -> None:
-        """Start fresh linear shortcuts at the principal components of warping's residual, and at the flows' spread."""
+        """Start fresh linear shortcuts at the principal components of the flow, and of what warping by it leaves."""
         if not self.hparams["fresh"] or self.global_step > 0:
             return
         motion = self.network.get_submodule("motion")
-        estimator, transform = motion.get_submodule("estimator"), motion.get_submodule("transform")
-        coefficients = []
+        estimator = motion.get_submodule("estimator")
+
+        def flow(clip: Tensor) -> Tensor:
+            with torch.no_grad():
+                estimated: Tensor = estimator(clip[:, 1:].flatten(0, 1), clip[:, :-1].flatten(0, 1))
+                return estimated
 
         def residual(clip: Tensor) -> Tensor:
-            x, reference = clip[:, 1:].flatten(0, 1), clip[:, :-1].flatten(0, 1)
-            with torch.no_grad():
-                flow = estimator(x, reference)
-                coefficients.append(transform.analysis(flow).transpose(0, 1).flatten(1))  # type: ignore[operator]
-            return x - warp(reference, flow)
+            return clip[:, 1:].flatten(0, 1) - warp(clip[:, :-1].flatten(0, 1), flow(clip))
 
+        start_transform(motion, measure_blocks(self.trainer, flow))
         start_transform(self.network, measure_blocks(self.trainer, residual))
-        spread = torch.cat(coefficients, dim=1).square().mean(dim=1).sqrt()
-        motion.get_submodule("latent_scale").start_from(spread)  # type: ignore[operator]
 
     def weight_of(self, plan: FramePlan) -> float:
         """By position in the GOP. CHOICE: the first P frame has the first weight."""

@@ -1,7 +1,8 @@
 import pytest
 import torch
+import torch.nn.functional as F
 
-from lvc_zoo.blocks.motion import SpyNet, accumulate_flow, flow_pyramid, upsample_flow, warp
+from lvc_zoo.blocks.motion import BlockMatching, SpyNet, accumulate_flow, flow_pyramid, upsample_flow, warp
 from tests.gradients import assert_gradients_reach_all
 
 
@@ -110,3 +111,32 @@ def test_spynet_with_silent_networks_sees_no_motion():
         torch.nn.init.zeros_(level[-1].weight)
         torch.nn.init.zeros_(level[-1].bias)
     assert not net(torch.rand(1, 3, 16, 16), torch.rand(1, 3, 16, 16)).any()
+
+
+@pytest.mark.parametrize("shift", [(0.0, 0.0), (5.0, -3.0), (-17.0, 9.0), (2.5, 0.75)], ids=str)
+def test_block_matching_finds_a_shift(shift):
+    torch.manual_seed(0)
+    texture = F.avg_pool2d(torch.rand(1, 3, 134, 166), 7, 1)  # smooth over seven pixels
+    reference = texture[..., :128, :160]
+    flow = torch.tensor(shift).view(1, 2, 1, 1).expand(1, 2, 128, 160)
+    found = BlockMatching()(warp(reference, flow), reference)
+    inner = (slice(None), slice(None), slice(32, -32), slice(32, -32))
+    torch.testing.assert_close(found[inner], flow[inner], atol=0.13, rtol=0)
+
+
+def test_block_matching_splits_a_block_between_two_motions():
+    torch.manual_seed(0)
+    reference = F.avg_pool2d(torch.rand(1, 3, 70, 102), 7, 1)
+    flow = torch.zeros(1, 2, 64, 96)
+    flow[:, 0, :, 56:] = 4.0  # an edge through the middle of 16x16 blocks
+    found = BlockMatching(smoothness=1e-4)(warp(reference, flow), reference)
+    assert float((found - flow)[..., 16:-16, 24:-24].abs().max()) < 0.3
+
+
+def test_block_matching_batch_equals_single_runs_and_needs_no_gradient():
+    torch.manual_seed(0)
+    x, reference = torch.rand(3, 3, 32, 48, requires_grad=True), torch.rand(3, 3, 32, 48)
+    flow = BlockMatching(reach=8)(x, reference)
+    assert not flow.requires_grad
+    single = torch.cat([BlockMatching(reach=8)(a, b) for a, b in zip(x.split(1), reference.split(1), strict=True)])
+    assert torch.equal(flow, single)
