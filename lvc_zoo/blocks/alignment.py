@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .activation import sigmoid
 from .conv import Conv2d
 from .motion import warp
 
@@ -55,5 +56,5 @@ class OffsetDiversity(nn.Module):
         # channels are repeated before samples join the batch, or a batch would mix its pictures
         chunks = feature.repeat(1, self.offsets, 1, 1).reshape(batch * samples, -1, height, width)
         sampled = warp(chunks, flows.reshape(batch * samples, 2, height, width))
-        sampled = sampled * torch.sigmoid(mask).reshape(batch * samples, 1, height, width)
+        sampled = sampled * sigmoid(mask).reshape(batch * samples, 1, height, width)
         return self.fusion(sampled.reshape(batch, -1, height, width))

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from .activation import sigmoid
 from .conv import Conv2d
 
 
@@ -48,6 +49,6 @@ class ConvLSTMCell(nn.Module):
             zeros = x.new_zeros(x.shape[0], self.channels, *x.shape[-2:])
             state = LSTMState(zeros, zeros)
         gates = self.gates(torch.cat([state.hidden, x], dim=1))
-        i, f, o = torch.sigmoid(gates[:, : 3 * self.channels]).chunk(3, dim=1)
+        i, f, o = sigmoid(gates[:, : 3 * self.channels]).chunk(3, dim=1)
         cell = f * state.cell + i * torch.tanh(gates[:, 3 * self.channels :])
         return LSTMState(o * torch.tanh(cell), cell)

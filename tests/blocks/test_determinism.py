@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lvc_zoo.blocks.activation import sigmoid
+from lvc_zoo.blocks.alignment import OffsetDiversity
 from lvc_zoo.blocks.attention import LinearAttention
 from lvc_zoo.blocks.conv import (
     Conv2d,
@@ -27,6 +29,7 @@ from lvc_zoo.blocks.conv import (
 from lvc_zoo.blocks.dcvc import HyperSynthesis
 from lvc_zoo.blocks.gdn import GDN
 from lvc_zoo.blocks.motion import flow_pyramid, warp
+from lvc_zoo.blocks.recurrent import ConvLSTMCell
 from lvc_zoo.blocks.transform import BlockTransform
 
 THREADS = (1, 2, 3)
@@ -68,6 +71,14 @@ class Transform(BlockTransform):
         return torch.cat([picture.flatten(), self.analysis(picture).flatten()])
 
 
+class TwoSteps(ConvLSTMCell):
+    """Hidden state and cell after the same input twice."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        state = super().forward(x, super().forward(x))
+        return torch.cat([state.hidden.flatten(), state.cell.flatten()])
+
+
 def warp_by_coarse_flow(x: Tensor) -> Tensor:
     pyramid = flow_pyramid(4 * F.interpolate(x[:, :2], scale_factor=4, mode="nearest"), 3)
     return torch.cat([*(flow.flatten() for flow in pyramid), warp(x, pyramid[2]).flatten()])
@@ -98,6 +109,7 @@ BLOCKS = {
     "hyper-synthesis": lambda c: HyperSynthesis(c, c // 2),
     "attention": lambda c: Attention(8),
     "block-transform": Transform,
+    "conv-lstm": lambda c: TwoSteps(c, c),
     "warp-and-flow-pyramid": lambda c: warp_by_coarse_flow,
 }
 
@@ -123,6 +135,29 @@ def test_unet_any_thread_count_gives_same_bits(gated, size):
     torch.manual_seed(0)
     unet, x = UNet(16, 16, depth=2, gated=gated), torch.randn(1, 16, *size)
     assert_equal_bits(with_each_thread_count(unet, x), "UNet")
+
+
+# elements: shares of the threads that do not fill whole vector registers
+@pytest.mark.parametrize("size", [(100003,), (229381,), (1, 96, 45, 81)], ids=str)
+def test_sigmoid_any_thread_count_gives_same_bits(size):
+    torch.manual_seed(0)
+    x = 3 * torch.randn(size)
+    if len(size) == 4:
+        x = x.contiguous(memory_format=torch.channels_last)[:, :72]
+    assert_equal_bits(with_each_thread_count(sigmoid, x), "sigmoid")
+    torch.testing.assert_close(sigmoid(x), torch.sigmoid(x), rtol=0, atol=2e-7)
+
+
+@pytest.mark.parametrize("size", [(46, 82), (100, 102)], ids=str)
+def test_offset_diversity_any_thread_count_gives_same_bits(size):
+    torch.manual_seed(0)
+    align = OffsetDiversity(24, groups=4)
+    feature = torch.randn(1, 24, *size).contiguous(memory_format=torch.channels_last)
+
+    def compute(x: Tensor) -> Tensor:
+        return align(x, torch.cat([x, x[:, :3]], dim=1), 4 * x[:, :2])
+
+    assert_equal_bits(with_each_thread_count(compute, feature), "offset diversity")
 
 
 def test_plain_kernels_differ_between_thread_counts():
