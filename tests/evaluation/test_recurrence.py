@@ -22,7 +22,7 @@ CHAINS = ["temporal.chain.cell", "spatial.chain.cell"]
 def smallest(**overrides):
     torch.manual_seed(0)
     intra = {"intra.latent": 16, "intra.hyper": 8, "intra.prior_width": 16}
-    shape = {"latent": 16, "hyper": 8, "motion": 8, "spynet_widths": (4, 4, 4, 4), "prior_width": 16}
+    shape = {"latent": 16, "hyper": 8, "motion": 8, "prior_width": 16}
     return create_model("lstec-tiny", **intra, **shape, **overrides).eval()
 
 
