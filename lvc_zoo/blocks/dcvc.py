@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from .activation import sigmoid
 from .conv import Conv2d, DepthConvBlock, PointwiseConv, ResidualBlock, ResidualDown, ResidualUp, SubpixelConv, UNet
 from .gdn import GDN
 
@@ -253,7 +254,7 @@ class BlendedPrediction(nn.Module):
         mask, correction = self.head(torch.cat(contexts, dim=1)).split([self.references - 1, 3], dim=1)
         if self.references == 1:
             return warped[0] + correction
-        mask = torch.sigmoid(mask)
+        mask = sigmoid(mask)
         return mask * warped[0] + (1 - mask) * warped[1] + correction
 
 
