@@ -1,7 +1,7 @@
 """Activations that give the same bits for every number of threads, where PyTorch's own do not."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def sigmoid(x: Tensor) -> Tensor:
@@ -15,3 +15,11 @@ def sigmoid(x: Tensor) -> Tensor:
         [0.0, 0.5, 1.0]
     """
     return 0.5 + 0.5 * torch.tanh(0.5 * x)
+
+
+class Sigmoid(nn.Module):
+    """`sigmoid` as a module."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the shape of `x`."""
+        return sigmoid(x)

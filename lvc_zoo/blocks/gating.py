@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from .activation import Sigmoid
 from .conv import DepthConvBlock
 
 
@@ -20,7 +21,7 @@ class GatedContextFusion(nn.Module):
         super().__init__()
         self.reduce = DepthConvBlock(context_channels, out_channels)
         self.gate = (
-            nn.Sequential(DepthConvBlock(current_channels + context_channels, out_channels), nn.Sigmoid())
+            nn.Sequential(DepthConvBlock(current_channels + context_channels, out_channels), Sigmoid())
             if gated
             else None
         )
