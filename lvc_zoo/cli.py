@@ -105,11 +105,18 @@ class _Output(NamedTuple):
 
 def _structure(codec: "VideoCodec", intra_period: str | None) -> "GopStructure":
     """The codec's own structure, with another distance of I frames where one is given."""
+    from .gop import LowDelay
+
     structure: Any = codec.default_structure
     if intra_period is None:
         return structure
     if intra_period != "none" and not intra_period.isdecimal():
         raise ValueError(f"intra period is {intra_period!r}, expected a number of frames, or none for a single I frame")
+    if intra_period == "none" and not isinstance(structure, LowDelay):
+        raise ValueError(
+            f"intra period is none, but {codec.variant} codes between two I frames; give a power of two, or take a "
+            "low-delay model"
+        )
     return replace(structure, intra_period=None if intra_period == "none" else int(intra_period))
 
 

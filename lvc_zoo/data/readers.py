@@ -148,7 +148,9 @@ class VideoReader:
         try:
             container = av.open(source, format=form)
         except av.error.FFmpegError as error:
-            raise ValueError(f"{self._path} cannot be read as a video: {error.strerror}") from error
+            expected = "standard input must hold Y4M, and something must write to it" if piped else "is the file whole?"
+            what = "-" if piped else self._path
+            raise ValueError(f"{what} cannot be read as a video: {error.strerror}; {expected}") from error
         with container:
             if not container.streams.video:
                 raise ValueError(f"{self._path} has no video stream")

@@ -335,6 +335,17 @@ class LSTECTask(VideoCompressionTask):
         start_transform(motion, measure_blocks(self.trainer, flow))
         start_transform(self.network, measure_blocks(self.trainer, residual))
 
+    def plans(self, num_frames: int, stride: int) -> list[FramePlan]:
+        """CHOICE: from step to step a clip starts at another place of the weights' cycle.
+
+        Otherwise four P frames would never meet the adaptor of the fifth.
+        """
+        phase = self.global_step % len(self.hparams["frame_weights"])
+        return [
+            replace(plan, position=plan.position + phase) if plan.position else plan
+            for plan in super().plans(num_frames, stride)
+        ]
+
     def weight_of(self, plan: FramePlan) -> float:
         """By position in the GOP. CHOICE: the first P frame has the first weight."""
         weights: tuple[float, ...] = self.hparams["frame_weights"]

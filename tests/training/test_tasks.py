@@ -7,14 +7,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from lvc_zoo import BiECVC
+from lvc_zoo import LSTEC, BiECVC
 from lvc_zoo.cli import main
 from lvc_zoo.color import ColorSpec
 from lvc_zoo.data import open_writer
 from lvc_zoo.data.datasets import RandomClips, TrainingClip, decode_folder
 from lvc_zoo.models import create_model
 from lvc_zoo.training.flow import FlowTask
-from lvc_zoo.training.tasks import BiECVCTask, IntraTask
+from lvc_zoo.training.tasks import BiECVCTask, IntraTask, LSTECTask
 from tests.miniature import moving_clip
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes" / "train"
@@ -64,6 +64,25 @@ def test_fit_changes_only_the_trained_network(trained):
     assert changed == {"inter"}
 
 
+def test_fit_of_p_frames_takes_over_the_intra_network(footage, trained, tmp_path):
+    recipe, out = str(RECIPES / "lstec-tiny_1_pairs.yaml"), tmp_path / "lstec"
+    options = [f"--data.folders=[{footage}]", f"--data.cache={tmp_path}/cache", "--data.steps=2", "--data.crop=64"]
+    options += [
+        "--data.strides=[1]",
+        "--trainer.max_steps=2",
+        "--trainer.precision=32-true",
+        "--trainer.callbacks=null",
+    ]
+    options += ["--trainer.enable_progress_bar=false", "--trainer.enable_checkpointing=false"]
+    options += [f"--trainer.default_root_dir={tmp_path}", "--trainer.callbacks+=lvc_zoo.training.callbacks.ExportCodec"]
+    options += [f"--trainer.callbacks.folder={out}", f"--model.init_args.intra={trained[0]}"]
+    assert main(["fit", "--config", recipe, *options]) == 0
+    codec, clip = LSTEC.from_pretrained(out), moving_clip(4, 32, 48)
+    assert codec.decompress(codec.compress(clip, 20)).shape == clip.shape
+    source = BiECVC.from_pretrained(trained[0]).intra.state_dict()
+    assert all(torch.equal(value, source[name]) for name, value in codec.intra.state_dict().items())
+
+
 def test_training_clips_item_depends_on_index_alone(footage, tmp_path):
     arrays = decode_folder(footage, tmp_path)
     one, two = (RandomClips(arrays, length=8, num_frames=3, crop=32, strides=(1, 2), seed=5) for _ in range(2))
@@ -82,6 +101,21 @@ def test_plans_of_short_clip_take_layers_of_a_long_gop():
     neighbours = {plan.poc: plan.layer for plan in task.plans(5, stride=1)}
     assert neighbours == {0: 0, 4: 0, 2: 4, 1: 5, 3: 5}
     assert [plan.layer for plan in task.plans(3, stride=16)] == [0, 0, 1]
+
+
+def test_lstec_clip_meets_every_place_of_the_weights_cycle():
+    task = LSTECTask(variant="lstec-tiny")
+    weights, adaptors = [], set()
+    for step in range(4):
+        task.trainer = SimpleNamespace(global_step=step)
+        plans = task.plans(5, stride=1)
+        assert [plan.poc for plan in plans] == list(range(5))
+        weights.append([task.weight_of(plan) for plan in plans[1:]])
+        adaptors |= {(0, 1, 0, 2)[plan.position % 4] for plan in plans[2:]}
+    assert weights[0] == [0.5, 1.2, 0.5, 0.9]
+    assert all(sorted(w) == sorted(weights[0]) for w in weights)
+    assert len({w[0] for w in weights}) == 3
+    assert adaptors == {0, 1, 2}
 
 
 def test_batch_that_cannot_hold_every_anchor_raises():
