@@ -46,8 +46,8 @@ class Distribution(Protocol):
         """Row of `tables` for each symbol, int32, the latent's shape."""
 
 
-class Gaussian(NamedTuple):
-    """Normal distributions integrated over unit bins; `scale` is sigma, in quantisation steps."""
+class Scaled(NamedTuple):
+    """Mean and scale of each symbol of a latent, both `(B, C, H, W)`, and the tables of the family's scale levels."""
 
     mean: Tensor
     scale: Tensor
@@ -57,37 +57,32 @@ class Gaussian(NamedTuple):
     def shape(self) -> tuple[int, ...]:
         """Shape of the latent."""
         return tuple(self.scale.shape)
+
+    def table_index(self) -> Tensor:
+        """Nearest scale level of each symbol, int32."""
+        return self.tables.level_of(self.scale)
+
+
+class Gaussian(Scaled):
+    """Normal distributions integrated over unit bins; `scale` is sigma, in quantisation steps."""
+
+    __slots__ = ()
 
     def bits(self, residual: Tensor) -> Tensor:
         """Bits of each residual, float32."""
         with full_precision(residual):
             return bits_of(_gaussian_mass(residual.float(), self.scale.float().clamp(*SCALE_RANGE)))
 
-    def table_index(self) -> Tensor:
-        """Nearest scale level of each symbol, int32."""
-        return self.tables.level_of(self.scale)
 
-
-class BoundedGaussian(NamedTuple):
+class BoundedGaussian(Scaled):
     """As `Gaussian`, in the form of Balle et al. (arXiv 1802.01436): sigma and probability are bounded from below."""
 
-    mean: Tensor
-    scale: Tensor
-    tables: ScaleTables
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of the latent."""
-        return tuple(self.scale.shape)
+    __slots__ = ()
 
     def bits(self, residual: Tensor) -> Tensor:
         """Bits of each residual, float32."""
         with full_precision(residual):
             return bounded_bits_of(_gaussian_mass(residual.float(), at_least(self.scale.float(), SMALLEST_SCALE)))
-
-    def table_index(self) -> Tensor:
-        """Nearest scale level of each symbol, int32."""
-        return self.tables.level_of(self.scale)
 
 
 def _gaussian_mass(residual: Tensor, scale: Tensor) -> Tensor:
@@ -97,17 +92,10 @@ def _gaussian_mass(residual: Tensor, scale: Tensor) -> Tensor:
     return 0.5 * (torch.erfc((magnitude - 0.5) * inverse) - torch.erfc((magnitude + 0.5) * inverse))
 
 
-class Laplace(NamedTuple):
+class Laplace(Scaled):
     """Laplace distributions integrated over unit bins; `scale` is b, in quantisation steps."""
 
-    mean: Tensor
-    scale: Tensor
-    tables: ScaleTables
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of the latent."""
-        return tuple(self.scale.shape)
+    __slots__ = ()
 
     def bits(self, residual: Tensor) -> Tensor:
         """Bits of each residual, float32."""
@@ -118,10 +106,6 @@ class Laplace(NamedTuple):
             near = torch.exp(-(magnitude - 0.5).abs() / scale)
             mass = torch.where(magnitude < 0.5, 1 - 0.5 * (near + far), 0.5 * (near - far))
             return bits_of(mass)
-
-    def table_index(self) -> Tensor:
-        """Nearest scale level of each symbol, int32."""
-        return self.tables.level_of(self.scale)
 
 
 ScaleFamily = Callable[[Tensor, Tensor, ScaleTables], Distribution]
