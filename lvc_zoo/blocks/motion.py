@@ -5,6 +5,7 @@ reference.
 """
 
 from itertools import product
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -142,6 +143,14 @@ class SpyNet(nn.Module):
         for _ in range(len(self.levels) - 1):
             pyramid.insert(0, F.avg_pool2d(pyramid[0], 2))
         return pyramid
+
+
+EstimatorName = Literal["spynet", "block_matching"]
+
+
+def flow_estimator(name: EstimatorName, widths: tuple[int, ...], kernel_size: int, finest: int) -> nn.Module:
+    """The flow estimator of a name; the other arguments are `SpyNet`'s."""
+    return SpyNet(widths, kernel_size, finest) if name == "spynet" else BlockMatching()
 
 
 class BlockMatching(nn.Module):

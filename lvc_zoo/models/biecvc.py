@@ -27,7 +27,7 @@ from ..blocks.dcvc import (
 from ..blocks.fusion import MultiScaleContextFusion
 from ..blocks.gain import RateGain, coefficient_gains, feature_gains
 from ..blocks.gating import GatedContextFusion
-from ..blocks.motion import SpyNet, accumulate_flow, flow_pyramid, warp
+from ..blocks.motion import EstimatorName, accumulate_flow, flow_estimator, flow_pyramid, warp
 from ..blocks.pyramid import FeaturePyramid
 from ..blocks.transform import BlockTransform, LatentScale, soft_limit
 from ..codec.picture import FrameInfo, Picture
@@ -60,6 +60,7 @@ class BiECVCConfig:
         secondary: secondary local and non-local references, BLCD (Table 3).
         non_local: linear attention, BNLCD.
         gating: the gate of BCG.
+        estimator: of flow; "block_matching" is a CHOICE for small models.
         spynet_widths: inner channels of each flow level.
         spynet_kernel: kernel of the flow networks.
         spynet_finest: the finest flow has size H / 2**spynet_finest.
@@ -69,6 +70,7 @@ class BiECVCConfig:
         shared_quadtree: one network for the three steps of y's quadtree.
         prior_width: inner width of the parameter networks of y; None widens them with the latent.
         shortcut: code a blended prediction's residual with a linear block transform around the networks.
+        motion_shortcut: code the flows with one too; needs `prior_width`.
     """
 
     intra: DCVCIntraConfig = field(default_factory=DCVCIntraConfig)
@@ -81,6 +83,7 @@ class BiECVCConfig:
     secondary: bool = True
     non_local: bool = True
     gating: bool = True
+    estimator: EstimatorName = "spynet"
     spynet_widths: tuple[int, ...] = (32, 64, 32, 16)
     spynet_kernel: int = 7
     spynet_finest: int = 0
@@ -90,6 +93,7 @@ class BiECVCConfig:
     shared_quadtree: bool = False
     prior_width: int | None = None
     shortcut: bool = False
+    motion_shortcut: bool = False
 
     def __post_init__(self) -> None:
         """Check what the layers cannot."""
@@ -250,8 +254,15 @@ class BiECVCInter(nn.Module):
         latent, lambdas = config.latent, config.intra.lambdas
         scales = (1.0,) * len(lambdas) if config.shortcut else feature_gains(lambdas)
 
-        estimator = SpyNet(config.spynet_widths, config.spynet_kernel, finest=config.spynet_finest)
-        self.motion = MotionCodec(estimator, config.motion, lambdas, references=2, layers=LAYERS)
+        self.motion = MotionCodec(
+            flow_estimator(config.estimator, config.spynet_widths, config.spynet_kernel, config.spynet_finest),
+            config.motion,
+            lambdas,
+            references=2,
+            layers=LAYERS,
+            width=config.prior_width if config.motion_shortcut else None,
+            shortcut=config.motion_shortcut,
+        )
         self.miner = ContextMiner(config)
         self.stem = Conv2d(6 if config.shortcut else 3, config.current[0])
         self.gating = nn.ModuleDict({side: ContextGating(config) for side in ("encoder", "decoder")})

@@ -27,7 +27,7 @@ from ..blocks.dcvc import (
 )
 from ..blocks.fusion import ContextRefinement, InceptionFusion, MultiScaleContextFusion
 from ..blocks.gain import RateGain, coefficient_gains, feature_gains
-from ..blocks.motion import BlockMatching, SpyNet, flow_pyramid, warp
+from ..blocks.motion import EstimatorName, flow_estimator, flow_pyramid, warp
 from ..blocks.pyramid import FeaturePyramid
 from ..blocks.recurrent import ConvLSTMCell, LSTMState
 from ..blocks.transform import BlockTransform, LatentScale, soft_limit
@@ -84,7 +84,7 @@ class LSTECConfig:
     spatial: bool = True
     hidden: Literal["stored", "fresh"] = "stored"
     refinement: Literal["full", "light"] = "full"
-    estimator: Literal["spynet", "block_matching"] = "spynet"
+    estimator: EstimatorName = "spynet"
     spynet_widths: tuple[int, ...] = (32, 64, 32, 16)
     spynet_kernel: int = 7
     spynet_finest: int = 0
@@ -245,12 +245,8 @@ class LSTECInter(nn.Module):
         scales = (1.0,) * len(lambdas) if config.shortcut else feature_gains(lambdas)
         extra = 3 if config.shortcut else 0
 
-        if config.estimator == "spynet":
-            estimator: nn.Module = SpyNet(config.spynet_widths, config.spynet_kernel, finest=config.spynet_finest)
-        else:
-            estimator = BlockMatching()
         self.motion = MotionCodec(
-            estimator,
+            flow_estimator(config.estimator, config.spynet_widths, config.spynet_kernel, config.spynet_finest),
             config.motion,
             lambdas,
             rule=rule,

@@ -242,14 +242,28 @@ class BiECVCTask(VideoCompressionTask):
         self.save_hyperparameters()
 
     def on_fit_start(self) -> None:
-        """Start a fresh linear shortcut at the principal components of what interpolation leaves."""
-        if self.hparams["fresh"] and hasattr(self.network, "transform") and self.global_step == 0:
-            start_transform(
-                self.network,
-                measure_blocks(
-                    self.trainer, lambda clip: (clip[:, 1:-1] - (clip[:, :-2] + clip[:, 2:]) / 2).flatten(0, 1)
-                ),
-            )
+        """Start fresh linear shortcuts at the principal components of the flows, and of what interpolation leaves."""
+        if not self.hparams["fresh"] or not hasattr(self.network, "transform") or self.global_step > 0:
+            return
+        motion = self.network.get_submodule("motion")
+        has_motion = hasattr(motion, "transform")
+
+        def flows(clip: Tensor) -> Tensor:
+            x = clip[:, 1:-1].flatten(0, 1)
+            sides = (clip[:, :-2].flatten(0, 1), clip[:, 2:].flatten(0, 1))
+            with torch.no_grad():
+                return torch.cat([motion.get_submodule("estimator")(x, side) for side in sides], dim=1)
+
+        def residual(clip: Tensor) -> Tensor:
+            past, future = clip[:, :-2].flatten(0, 1), clip[:, 2:].flatten(0, 1)
+            if has_motion:
+                flow = flows(clip)
+                past, future = warp(past, flow[:, :2]), warp(future, flow[:, 2:])
+            return clip[:, 1:-1].flatten(0, 1) - (past + future) / 2
+
+        if has_motion:
+            start_transform(motion, measure_blocks(self.trainer, flows))
+        start_transform(self.network, measure_blocks(self.trainer, residual))
 
     def training_step(self, batch: TrainingClip, batch_index: int) -> Tensor:
         """As the base class, keeping the estimated flows in reach."""

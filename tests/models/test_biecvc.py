@@ -38,7 +38,10 @@ def smallest(**overrides):
     )
 
 
-@pytest.mark.parametrize("overrides", ABLATION, ids=["base", "+blcd", "+bnlcd", "+bcg"])
+BLOCKS = {"estimator": "block_matching", "motion_shortcut": True}
+
+
+@pytest.mark.parametrize("overrides", [*ABLATION, BLOCKS], ids=["base", "+blcd", "+bnlcd", "+bcg", "block motion"])
 def test_ablation_codes_and_decodes(overrides):
     torch.manual_seed(0)
     codec, clip = smallest(**overrides).eval(), moving_clip(5, 32, 48)
