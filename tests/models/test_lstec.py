@@ -48,6 +48,12 @@ def test_complexity_first_p_frame_of_stored_hidden_skips_refinement():
     assert columns["first P after I"]["total"] == pytest.approx(2028, rel=1e-3)
 
 
+def test_tiny_fits_the_budget_of_biecvc_tiny():
+    codec = create_model("lstec-tiny")
+    assert sum(p.numel() for p in codec.parameters()) <= 8e6
+    assert measure_complexity(codec, (256, 256))["inter"].columns["steady-state P"]["total"] <= 150
+
+
 @pytest.mark.parametrize("overrides", ABLATION, ids=["Ma", "Mb", "Mc", "fresh", "full"])
 def test_ablation_codes_and_decodes(overrides):
     torch.manual_seed(0)
