@@ -85,7 +85,7 @@ def measure_complexity(
     return result
 
 
-STEADY_POSITION = 4
+STEADY_POSITION = 2
 """Position of a P frame whose reference has every state that the networks know."""
 
 
