@@ -167,7 +167,7 @@ def squared_error(x_hat: Tensor, x: Tensor) -> Tensor:
 
 def load_codec(variant: str, weights: str | None) -> VideoCodec:
     """An untrained variant, or the one whose weights are named (bundled, folder or Hub)."""
-    return VideoCodec.from_pretrained(weights) if weights else create_model(variant)
+    return VideoCodec.from_pretrained(weights).train() if weights else create_model(variant)
 
 
 class IntraTask(VideoCompressionTask):
