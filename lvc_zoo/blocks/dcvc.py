@@ -271,13 +271,17 @@ class QuietHead(PointwiseConv):
             self.get_parameter("bias").zero_()[:ones] = 1.0
 
 
-def initialise_unit_gain(module: nn.Module) -> None:
-    """Give every convolution outside residual branches a gain of one, in place.
+def initialise_unit_gain(module: nn.Module, skip: nn.Module | None = None) -> None:
+    """Give every convolution outside residual branches a gain of one.
 
     PyTorch's default shrinks the signal layer by layer until a small codec's latents all round to zero.
+
+    Args:
+        module: changed in place.
+        skip: a part that has set its own start.
     """
     for child in module.children():
-        if isinstance(child, (ResidualBlock, QuietHead)):
+        if child is skip or isinstance(child, (ResidualBlock, QuietHead)):
             continue
         if isinstance(child, DepthConvBlock):
             child = nn.ModuleList([child.spatial.skip])
@@ -285,7 +289,7 @@ def initialise_unit_gain(module: nn.Module) -> None:
             nn.init.normal_(child.weight, std=child.weight[0].numel() ** -0.5)
             nn.init.zeros_(child.get_parameter("bias"))
         else:
-            initialise_unit_gain(child)
+            initialise_unit_gain(child, skip)
 
 
 def quieten(*convolutions: nn.Module) -> None:

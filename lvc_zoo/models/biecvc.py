@@ -288,12 +288,13 @@ class BiECVCInter(nn.Module):
             config.unets,
         )
         if config.shortcut:
-            initialise_unit_gain(self)
+            initialise_unit_gain(self, skip=self.motion if config.motion_shortcut else None)
             self.prediction = BlendedPrediction(full, references=2)
             self.transform = BlockTransform(latent)
             self.latent_scale = LatentScale(latent, coefficient_gains(lambdas), LAYERS)
             quieten(self.encoder.down4, self.reconstruction.picture)
-            quieten(*(last for name, last in self.motion.estimator.named_modules() if name.endswith(".8")))
+            if not config.motion_shortcut:
+                quieten(*(last for name, last in self.motion.estimator.named_modules() if name.endswith(".8")))
 
     def reference(self, picture: Picture, plan: FramePlan) -> BiECVCReference:
         """Features, keys and values of a reference; see `ContextMiner.reference`."""

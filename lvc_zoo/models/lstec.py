@@ -160,6 +160,13 @@ class LongTermChain(nn.Module):
         used = state if self.is_stored else new
         return new, None if used is None else self.refinement.spread(used.hidden)
 
+    def refine(self, contexts: list[Tensor], hidden: list[Tensor] | None) -> list[Tensor]:
+        """Refined contexts at the three sizes, shapes kept; `hidden` as `step` gives it, None leaves them alone."""
+        if hidden is None:
+            return contexts
+        refined: list[Tensor] = self.refinement(contexts, hidden)
+        return refined
+
 
 class TemporalMiner(nn.Module):
     """Features of the reference to temporal contexts (Eq. 2, 4 and 10)."""
@@ -189,7 +196,7 @@ class TemporalMiner(nn.Module):
     def contexts(self, branch: Branch, flows: list[Tensor]) -> list[Tensor]:
         """CT at full, half and quarter size; `flows` as `flow_pyramid` gives them."""
         contexts: list[Tensor] = self.fusion([warp(f, v) for f, v in zip(branch.scales, flows, strict=True)])
-        return refine(self.chain, contexts, branch)
+        return self.chain.refine(contexts, branch.hidden) if self.chain else contexts
 
 
 class SpatialMiner(nn.Module):
@@ -218,15 +225,7 @@ class SpatialMiner(nn.Module):
         """CS at full, half and quarter size; `flows` as `flow_pyramid` gives them."""
         scales = zip(self.embed, branch.scales, flows, strict=True)
         contexts: list[Tensor] = self.fusion([embed(warp(pixels, flow)) for embed, pixels, flow in scales])
-        return refine(self.chain, contexts, branch)
-
-
-def refine(chain: LongTermChain | None, contexts: list[Tensor], branch: Branch) -> list[Tensor]:
-    """HRefine, where there is a hidden state to refine with."""
-    if chain is None or branch.hidden is None:
-        return contexts
-    refined: list[Tensor] = chain.refinement(contexts, branch.hidden)
-    return refined
+        return self.chain.refine(contexts, branch.hidden) if self.chain else contexts
 
 
 class LSTECInter(nn.Module):
@@ -273,7 +272,7 @@ class LSTECInter(nn.Module):
             config.current[0] + full + extra, full, config.unet_widths, config.unet_depth, config.unets
         )
         if config.shortcut:
-            initialise_unit_gain(self)
+            initialise_unit_gain(self, skip=self.motion)
             self.prediction = BlendedPrediction(full, references=1)
             self.transform = BlockTransform(latent)
             self.latent_scale = LatentScale(latent, coefficient_gains(lambdas))

@@ -170,5 +170,6 @@ def test_plain_kernels_differ_between_thread_counts():
         with_each_thread_count(lambda x: F.linear(x, weight), rows[:6]),
         with_each_thread_count(lambda x: F.conv2d(x, weight[:, :, None, None]), picture),
     ]
+    assert [int(n) for n in with_each_thread_count(lambda _: torch.tensor(torch.get_num_threads()), rows)] == [*THREADS]
     if all(torch.equal(results[0], other) for results in plain for other in results[1:]):
         pytest.skip("F.linear and a plain 1x1 conv2d do not depend on the number of threads on this machine")

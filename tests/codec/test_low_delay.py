@@ -12,6 +12,7 @@ from lvc_zoo.codec.container import StreamReader, coded_frames
 from lvc_zoo.codec.reader import TensorReader
 from lvc_zoo.errors import BitstreamError
 from lvc_zoo.gop import FrameType, LowDelay, RandomAccess
+from tests.counting import Counting
 from tests.miniature import moving_clip
 from tests.recurrent import recurrent
 
@@ -42,20 +43,6 @@ def packet_ends(data):
     """Offset after each packet."""
     file = io.BytesIO(data)
     return [file.tell() for _ in coded_frames(StreamReader(file))]
-
-
-class Counting(io.BytesIO):
-    """A file that knows where it was read."""
-
-    def __init__(self, data):
-        super().__init__(data)
-        self.touched = set()
-
-    def read(self, size=-1):
-        start = self.tell()
-        data = super().read(size)
-        self.touched |= set(range(start, start + len(data)))
-        return data
 
 
 class Pipe(io.RawIOBase):

@@ -15,6 +15,7 @@ from lvc_zoo.errors import BitstreamError, DesyncError
 from lvc_zoo.gop import FrameType, LowDelay, RandomAccess
 from lvc_zoo.models import create_model
 from lvc_zoo.models.dcvc_intra import DCVCDCIntra
+from tests.counting import Counting
 from tests.miniature import CONFIG, miniature, moving_clip
 
 SIZE = (16, 24)
@@ -40,20 +41,6 @@ def stream(codec):
     clip = moving_clip(9, *SIZE)
     data = codec.compress(clip, 20, RandomAccess(4))
     return clip, data, codec.decompress(data)
-
-
-class Counting(io.BytesIO):
-    """A file that knows which of its bytes were read."""
-
-    def __init__(self, data):
-        super().__init__(data)
-        self.touched = set()
-
-    def read(self, size=-1):
-        start = self.tell()
-        data = super().read(size)
-        self.touched |= set(range(start, start + len(data)))
-        return data
 
 
 class Failing:

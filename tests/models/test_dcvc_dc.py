@@ -1,9 +1,6 @@
 """DCVC-DC's P frames against numbers of the published model, and its checkpoint's names."""
 
-import importlib.util
-import json
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
@@ -18,8 +15,8 @@ from lvc_zoo.errors import WeightsError
 from lvc_zoo.models.dcvc_dc import DCVCDCState
 from tests.gradients import assert_gradients_reach_all
 from tests.miniature import moving_clip
+from tests.parity import SHARED, formula, needs_shared, official_shapes
 
-SHARED = Path(__file__).resolve().parents[3] / "shared"
 HOT = {
     "mv_hyper_prior_encoder.8": 20,
     "contextual_hyper_prior_encoder.4": 14,
@@ -46,18 +43,9 @@ SMALL = {
     "unet_depth": 1,
 }
 
-needs_shared = pytest.mark.skipif(not (SHARED / "parity").exists(), reason="the reference numbers are not here")
-
-
-def formula():
-    spec = importlib.util.spec_from_file_location("formula", SHARED / "parity" / "formula.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
 
 def official(gains=None, part="video"):
-    shapes = json.loads((SHARED / f"reference/checkpoints/dcvc_dc_{part}_keys.json").read_text())
+    shapes = official_shapes(f"dcvc_dc_{part}")
     return formula().formula_state_dict(shapes, gains)
 
 

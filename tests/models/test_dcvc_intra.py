@@ -1,9 +1,5 @@
 """The intra codec against numbers of the published model."""
 
-import importlib.util
-import json
-from pathlib import Path
-
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -13,24 +9,15 @@ from lvc_zoo.entropy.coder import RateEstimator
 from lvc_zoo.gop import FramePlan, FrameType
 from lvc_zoo.models import create_model
 from lvc_zoo.models.dcvc_intra import convert_intra
+from tests.parity import SHARED, formula, needs_shared, official_shapes
 
-SHARED = Path(__file__).resolve().parents[3] / "shared"
 HOT = {"hyper_enc.3": 12, "y_spatial_prior.2.block.1.conv_out": 4}
-
-needs_shared = pytest.mark.skipif(not (SHARED / "parity").exists(), reason="the reference numbers are not here")
-
-
-def formula():
-    spec = importlib.util.spec_from_file_location("formula", SHARED / "parity" / "formula.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @needs_shared
 @pytest.mark.parametrize(("case", "gains"), [("intra", None), ("hot.intra", HOT)])
 def test_intra_formula_weights_reproduce_published_model(case, gains):
-    shapes = json.loads((SHARED / "reference/checkpoints/dcvc_dc_intra_keys.json").read_text())
+    shapes = official_shapes("dcvc_dc_intra")
     expected = load_file(SHARED / "parity/dcvc_dc.safetensors")
     codec = create_model("dcvc-dc-intra")
     missing, unexpected = codec.intra.load_state_dict(

@@ -1,7 +1,5 @@
 """The P frames of DCVC-TCM against numbers of the published model."""
 
-import json
-
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -17,7 +15,8 @@ from lvc_zoo.models.checkpoint import convert_checkpoint
 from lvc_zoo.models.dcvc_tcm import DCVCTCM, DCVCTCMState
 from tests.gradients import assert_gradients_reach_all
 from tests.miniature import moving_clip
-from tests.models.test_dcvc_tcm_intra import SHARED, checkpoint, formula, needs_shared
+from tests.models.test_dcvc_tcm_intra import checkpoint
+from tests.parity import SHARED, formula, needs_shared, official_shapes
 
 HOT = {
     "mv_prior_encoder.4": 4,
@@ -31,7 +30,7 @@ HOT = {
 @pytest.mark.parametrize(("case", "gains"), [("", None), ("hot.", HOT)])
 def test_p_frames_formula_weights_reproduce_published_model(case, gains):
     expected = load_file(SHARED / "parity/dcvc_tcm.safetensors")
-    shapes = json.loads((SHARED / "reference/checkpoints/dcvc_tcm_keys.json").read_text())
+    shapes = official_shapes("dcvc_tcm")
     codec = create_model("dcvc-tcm")
     states = DCVCTCM.convert(formula().formula_state_dict(shapes, gains), checkpoint())
     missing, unexpected = codec.inter.load_state_dict(states["inter"], strict=False)
@@ -109,7 +108,7 @@ def test_p_frame_after_an_i_frame_reads_the_picture_alone():
 
 @needs_shared
 def test_convert_needs_both_checkpoints(tmp_path, capsys):
-    shapes = json.loads((SHARED / "reference/checkpoints/dcvc_tcm_keys.json").read_text())
+    shapes = official_shapes("dcvc_tcm")
     inter, intra, out = tmp_path / "inter.pth", tmp_path / "intra.pth", tmp_path / "weights"
     torch.save({"state_dict": {f"module.{k}": v for k, v in formula().formula_state_dict(shapes).items()}}, inter)
     torch.save(checkpoint(width=48), intra)

@@ -1,9 +1,5 @@
 """The intra codec of DCVC-TCM against numbers of the published model."""
 
-import importlib.util
-import json
-from pathlib import Path
-
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -16,23 +12,14 @@ from lvc_zoo.models import create_model
 from lvc_zoo.models.checkpoint import convert_checkpoint
 from lvc_zoo.models.dcvc_tcm_intra import convert_tcm_intra
 from tests.miniature import moving_clip
+from tests.parity import SHARED, formula, needs_shared, official_shapes
 
-SHARED = Path(__file__).resolve().parents[3] / "shared"
 HOT = {"h_a.8": 8, "h_s.8": 8}
-
-needs_shared = pytest.mark.skipif(not (SHARED / "parity").exists(), reason="the reference numbers are not here")
-
-
-def formula():
-    spec = importlib.util.spec_from_file_location("formula", SHARED / "parity" / "formula.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def checkpoint(gains=None, width=192):
     """Stand-in weights under the official names, the constant buffers among them."""
-    shapes = json.loads((SHARED / "reference/checkpoints/dcvc_tcm_intra_keys.json").read_text())
+    shapes = official_shapes("dcvc_tcm_intra")
     shapes = {name: [n * width // 192 if n % 96 == 0 else n for n in shape] for name, shape in shapes.items()}
     return formula().formula_state_dict(shapes, gains)
 

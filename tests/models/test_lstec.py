@@ -6,7 +6,7 @@ import itertools
 import pytest
 import torch
 
-from lvc_zoo import LSTEC, LowDelay, VideoCodec, create_model
+from lvc_zoo import LSTEC, LowDelay, VideoCodec, create_model, observe
 from lvc_zoo.blocks.recurrent import LSTMState
 from lvc_zoo.codec.reader import TensorReader
 from lvc_zoo.evaluation.complexity import measure_complexity
@@ -94,6 +94,20 @@ def test_stored_hidden_of_third_frame_has_seen_only_the_i_frame():
     assert torch.equal(hidden[0], older.hidden)
     assert torch.equal(new.cell, chain.cell(feature, older).cell)
     assert chain.step(feature, None)[1] is None
+
+
+def test_untrained_tiny_decodes_the_flow_that_it_estimated():
+    """The networks around the shortcuts start quiet, so motion means something before the first step."""
+    torch.manual_seed(0)
+    codec = create_model("lstec-tiny").eval()
+    picture = moving_clip(1, 64, 104)[0]
+    frames = torch.stack([picture[..., :96], picture[..., 4:100]])
+    with torch.no_grad(), observe(codec.inter, "motion.estimator", "motion.decoder") as seen:
+        codec(frames, 63)
+    ((correction, _),) = seen["motion.decoder"]
+    estimated = seen["motion.estimator"][0][0, 0, :, 16:-16]
+    assert float(estimated.mean()) == pytest.approx(4, abs=0.3)
+    assert float(correction.abs().mean()) < 0.1
 
 
 def test_config_shortcut_without_prior_width_raises():
