@@ -11,6 +11,7 @@ from .distortion import (
     yuv_psnr_db,
 )
 from .rate import BitsPerPixel
+from .rdcurve import RDCurveMetric
 
 __all__ = [
     "psnr_db",
@@ -24,4 +25,5 @@ __all__ = [
     "RDPoint",
     "RDCurve",
     "bd_rate",
+    "RDCurveMetric",
 ]
