@@ -15,12 +15,13 @@ from .conv import Conv2d
 from .precision import full_precision
 
 
-def warp(x: Tensor, flow: Tensor) -> Tensor:
-    """Sample `x` at each position plus its flow: bilinear, border pixels repeated outside.
+def warp(x: Tensor, flow: Tensor, mode: Literal["bilinear", "bicubic"] = "bilinear") -> Tensor:
+    """Sample `x` at each position plus its flow, border pixels repeated outside.
 
     Args:
         x: `(B, C, H, W)`.
         flow: `(B, 2, H, W)`, pixels.
+        mode: of interpolation; "bicubic" keeps detail at fractional positions.
 
     Returns:
         `(B, C, H, W)`, channels_last.
@@ -46,7 +47,7 @@ def warp(x: Tensor, flow: Tensor) -> Tensor:
     vertical = rows[:, None] + flow[:, 1] * (2.0 / max(height - 1, 1))
     # PyTorch's CPU kernel crashes the process on a NaN position; the NaN still reaches the loss through the flow itself
     grid = torch.stack([horizontal, vertical], dim=-1).to(x.dtype).nan_to_num()
-    sampled = F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=True)
+    sampled = F.grid_sample(x, grid, mode=mode, padding_mode="border", align_corners=True)
     return sampled.contiguous(memory_format=torch.channels_last)
 
 

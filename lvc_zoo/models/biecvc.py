@@ -351,7 +351,8 @@ class BiECVCInter(nn.Module):
     def _predict(self, refs: References, flows: list[Tensor], local: list[Tensor]) -> Tensor | None:
         if not self.config.shortcut:
             return None
-        warped = [warp(r.picture.x_hat, flow) for r, flow in zip(refs[:2], flows, strict=True)]
+        # CHOICE: bicubic, since bilinear blurs: 0.5 dB between two source neighbours, 0.2 dB from one
+        warped = [warp(r.picture.x_hat, flow, "bicubic") for r, flow in zip(refs[:2], flows, strict=True)]
         return self.prediction(warped, local)
 
     def _analyse(self, x: Tensor, predicted: Tensor | None, context: ContextAt, info: FrameInfo) -> Tensor:
@@ -394,14 +395,13 @@ VARIANTS: dict[str, BiECVCConfig] = {
         hyper=64,
         motion=32,
         head_dim=8,
-        spynet_widths=(16, 24, 16, 8),
-        spynet_kernel=5,
-        spynet_finest=1,
+        estimator="block_matching",
         unet_widths=(8, 16, 32),
         unet_depth=1,
         unets=1,
         shared_quadtree=True,
         prior_width=160,
         shortcut=True,
+        motion_shortcut=True,
     ),
 }

@@ -301,7 +301,10 @@ class LSTECInter(nn.Module):
         states = [] if past.state is None else [past.state]
         flows, motion = self.motion.code(x, [past.x_hat], [s.motion for s in states], coder, info.rate)
         contexts = self._mine(past, flows[0])
-        predicted = self.prediction([warp(past.x_hat, flows[0])], contexts[:1]) if self.config.shortcut else None
+        predicted = None
+        if self.config.shortcut:
+            # CHOICE: bicubic, since bilinear blurs, and a P frame's blur is the next one's reference
+            predicted = self.prediction([warp(past.x_hat, flows[0], "bicubic")], contexts[:1])
 
         y = None
         gain, unit = self.latent_scale(info.rate) if self.config.shortcut else (1.0, None)

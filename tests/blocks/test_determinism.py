@@ -81,7 +81,8 @@ class TwoSteps(ConvLSTMCell):
 
 def warp_by_coarse_flow(x: Tensor) -> Tensor:
     pyramid = flow_pyramid(4 * F.interpolate(x[:, :2], scale_factor=4, mode="nearest"), 3)
-    return torch.cat([*(flow.flatten() for flow in pyramid), warp(x, pyramid[2]).flatten()])
+    warped = [warp(x, pyramid[2], mode).flatten() for mode in ("bilinear", "bicubic")]
+    return torch.cat([*(flow.flatten() for flow in pyramid), *warped])
 
 
 # by name, from channels to the function of an input with as many channels

@@ -140,3 +140,35 @@ def test_block_matching_batch_equals_single_runs_and_needs_no_gradient():
     assert not flow.requires_grad
     single = torch.cat([BlockMatching(reach=8)(a, b) for a, b in zip(x.split(1), reference.split(1), strict=True)])
     assert torch.equal(flow, single)
+
+
+def cubic_weights(fraction: float, a: float = -0.75) -> list[float]:
+    """Keys' cubic convolution kernel at the four neighbours of a position, as PyTorch parametrises it."""
+    near = [(a + 2) * d**3 - (a + 3) * d**2 + 1 for d in (fraction, 1 - fraction)]
+    far = [a * d**3 - 5 * a * d**2 + 8 * a * d - 4 * a for d in (1 + fraction, 2 - fraction)]
+    return [far[0], near[0], near[1], far[1]]
+
+
+def test_warp_bicubic_is_cubic_convolution() -> None:
+    torch.manual_seed(0)
+    line = torch.rand(9)
+    flow = torch.zeros(1, 2, 1, 9)
+    flow[:, 0] = 0.3
+
+    warped = warp(line.reshape(1, 1, 1, 9), flow, "bicubic").flatten()
+
+    weights = torch.tensor(cubic_weights(0.3))
+    expected = torch.stack([(weights * line[i - 1 : i + 3]).sum() for i in range(1, 7)])
+    torch.testing.assert_close(warped[1:7], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_warp_bicubic_keeps_more_detail_than_bilinear() -> None:
+    columns = torch.arange(64.0)
+    wave = torch.sin(columns * 1.2).reshape(1, 1, 1, 64).repeat(1, 1, 4, 1)
+    flow = torch.zeros(1, 2, 4, 64)
+    flow[:, 0] = 0.5
+    expected = torch.sin((columns + 0.5) * 1.2)[4:-4]
+
+    errors = {mode: (warp(wave, flow, mode)[0, 0, 0, 4:-4] - expected).abs().mean() for mode in ("bilinear", "bicubic")}
+
+    assert errors["bicubic"] < 0.5 * errors["bilinear"]
