@@ -1,72 +1,233 @@
 """LightningDataModules."""
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import lightning as L
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler
 
-from .datasets import RandomClips, TrainingClip, decode_folder
+from .cache import decode_folder
+from .datasets import AUGMENTATIONS, ClipPhase, RandomClips, TrainingClip, WholeClips
+from .footage import Footage, Group
 
 
-class ClipFolders(L.LightningDataModule):
-    """Random crops of the videos and stills in some folders.
+class ClipData(L.LightningDataModule, ABC):
+    """Batches of random clips for training, whole clips for validation and test.
+
+    What clips look like (frames, strides, how many) is the stage table's business: the task says it through `follow`.
 
     Args:
-        folders: of videos and pictures.
-        cache: where decoded frames are kept (about 0.7 MB a 640x360 frame).
-        steps: number of batches in an epoch.
-        batch_size: clips in a batch; a multiple of the codec's anchors.
-        num_frames: frames of a clip.
-        crop: side of the square crop in pixels, a multiple of 64.
-        strides: temporal distances between neighbouring frames.
+        batch_size: clips in a batch of one process; with the number of processes a multiple of the codec's anchors.
+        crop: side of the square crop in pixels, a multiple of 16.
         num_workers: loader processes.
-        seed: of crops and flips.
+        seed: of clips, crops and augmentations.
+        cache: where decoded frames are kept (about 0.7 MB a 640x360 frame).
+        augment: of `datasets.AUGMENTATIONS`.
+        val_folders: of videos and pictures; none = no validation.
+        val_frames: length of a validation or test clip.
+        val_crop: its longest side in pixels, a multiple of 64.
+        test_folders: as `val_folders`, for `test` and `predict`.
+    """
+
+    def __init__(
+        self,
+        *,
+        batch_size: int = 8,
+        crop: int = 128,
+        num_workers: int = 0,
+        seed: int = 0,
+        cache: str = "runs/cache",
+        augment: Sequence[str] = AUGMENTATIONS,
+        val_folders: Sequence[str] = (),
+        val_frames: int = 9,
+        val_crop: int = 256,
+        test_folders: Sequence[str] = (),
+    ):
+        super().__init__()
+        if crop % 16 or crop < 16:
+            raise ValueError(f"crop is {crop}, expected a multiple of 16")
+        if val_crop % 64 or val_crop < 64:
+            raise ValueError(f"val_crop is {val_crop}, expected a multiple of 64")
+        if batch_size < 1 or val_frames < 1:
+            raise ValueError(f"batch_size is {batch_size} and val_frames is {val_frames}, expected at least 1")
+        self.batch_size, self.crop, self.num_workers, self.seed = batch_size, crop, num_workers, seed
+        self.cache, self.augment, self.val_frames, self.val_crop = cache, tuple(augment), val_frames, val_crop
+        self.val_folders, self.test_folders = tuple(val_folders), tuple(test_folders)
+        self._phases: tuple[ClipPhase, ...] = ()
+        self._groups: tuple[Group, ...] = ()
+
+    @abstractmethod
+    def training_groups(self) -> Sequence[Group]:
+        """The footage to train on, decoding what is not in the cache yet."""
+
+    def footage(self, folder: str, exclude: Sequence[str] = ()) -> list[Footage]:
+        """What a folder holds, decoding what is not in the cache yet."""
+        return decode_folder(folder, Path(self.cache), exclude)
+
+    def prepare_data(self) -> None:
+        """Decode everything that the cache lacks; Lightning calls it in one process a machine."""
+        self.training_groups()
+        for folder in (*self.val_folders, *self.test_folders):
+            self.footage(folder)
+
+    def setup(self, stage: str) -> None:
+        """List the footage."""
+        if stage == "fit":
+            self._groups = tuple(self.training_groups())
+
+    def follow(self, phases: Sequence[ClipPhase]) -> None:
+        """Take over the shapes of the run's clips, and check that there are clips for every one.
+
+        Raises:
+            ValueError: where a phase finds no clip long and large enough, or asks for nothing.
+        """
+        for phase in phases:
+            if min(phase.steps, phase.num_frames, *phase.strides, len(phase.strides)) < 1:
+                raise ValueError(f"{phase} asks for nothing; steps, num_frames and every stride must be at least 1")
+        if not phases:
+            raise ValueError("the run has no phase; give at least one stage")
+        self._phases = tuple(phases)
+        self._clips()
+
+    def _clips(self) -> RandomClips:
+        if not self._phases:
+            raise ValueError("it is not known which clips the run needs; call follow(phases) first, as the tasks do")
+        if not self._groups:
+            self.setup("fit")
+        return RandomClips(
+            self._groups,
+            self._phases,
+            crop=self.crop,
+            batch_size=self.batch_size * self._processes()[1],
+            augment=self.augment,
+            seed=self.seed,
+        )
+
+    def _processes(self) -> tuple[int, int]:
+        """This process's rank, and their number."""
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    def train_dataloader(self) -> DataLoader[TrainingClip]:
+        """Batches of clips, frames `(B, T, 3, crop, crop)`, from the trainer's step to the end of the last phase."""
+        clips = self._clips()
+        batches = StepBatches(self, len(clips) // clips.batch_size, self.batch_size, *self._processes())
+        return DataLoader(
+            clips, batch_sampler=batches, num_workers=self.num_workers, persistent_workers=self.num_workers > 0
+        )
+
+    def val_dataloader(self) -> DataLoader[TrainingClip] | list[Any]:
+        """Whole clips one by one, frames `(1, T, 3, H, W)`; every process takes its share."""
+        return self._whole(self.val_folders)
+
+    def test_dataloader(self) -> DataLoader[TrainingClip] | list[Any]:
+        """As `val_dataloader`, of `test_folders`."""
+        return self._whole(self.test_folders)
+
+    def predict_dataloader(self) -> DataLoader[TrainingClip] | list[Any]:
+        """As `test_dataloader`."""
+        return self._whole(self.test_folders)
+
+    def _whole(self, folders: Sequence[str]) -> DataLoader[TrainingClip] | list[Any]:
+        footage = [footage for folder in folders for footage in self.footage(folder)]
+        rank, processes = self._processes()
+        if not footage:
+            return []
+        if len(footage) < processes:
+            raise ValueError(
+                f"{', '.join(folders)} hold {len(footage)} clips for {processes} processes, expected at least one each"
+            )
+        return DataLoader(
+            WholeClips(footage[rank::processes], num_frames=self.val_frames, crop=self.val_crop),
+            num_workers=self.num_workers,
+        )
+
+
+class StepBatches(Sampler[list[int]]):
+    """Indices of the items of each step, from the step at which the trainer stands when an iteration begins.
+
+    Its length is that of the whole run, since Lightning counts the batches before a resumed step as taken.
+
+    Args:
+        datamodule: whose trainer tells the step; without one, 0.
+        steps: of the whole run.
+        batch_size: of one process.
+        rank: of this process.
+        processes: their number.
+    """
+
+    def __init__(self, datamodule: L.LightningDataModule, steps: int, batch_size: int, rank: int, processes: int):
+        self._datamodule, self._steps = datamodule, steps
+        self._batch_size, self._rank, self._processes = batch_size, rank, processes
+
+    def __len__(self) -> int:
+        """Number of steps of the whole run."""
+        return self._steps
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """Indices of this process's items, step by step."""
+        first = self._datamodule.trainer.global_step if self._datamodule.trainer else 0
+        for step in range(first, self._steps):
+            start = (step * self._processes + self._rank) * self._batch_size
+            yield list(range(start, start + self._batch_size))
+
+
+class ClipFolders(ClipData):
+    """Clips from folders of videos, of stills, or of folders of numbered frames.
+
+    Args:
+        folders: to train on.
+        weights: shares of the folders in the clips; None makes all sources, wherever they lie, equally likely.
+        batch_size: see `ClipData`, as all that follow.
+        crop: side of the square crop in pixels.
+        num_workers: loader processes.
+        seed: of clips, crops and augmentations.
+        cache: where decoded frames are kept.
+        augment: of `datasets.AUGMENTATIONS`.
+        val_folders: of videos and pictures.
+        val_frames: length of a validation or test clip.
+        val_crop: its longest side in pixels.
+        test_folders: as `val_folders`.
     """
 
     def __init__(
         self,
         folders: Sequence[str],
-        cache: str = "runs/cache",
+        weights: Sequence[float] | None = None,
         *,
-        steps: int = 1000,
         batch_size: int = 8,
-        num_frames: int = 1,
         crop: int = 128,
-        strides: tuple[int, ...] = (1,),
         num_workers: int = 0,
         seed: int = 0,
+        cache: str = "runs/cache",
+        augment: Sequence[str] = AUGMENTATIONS,
+        val_folders: Sequence[str] = (),
+        val_frames: int = 9,
+        val_crop: int = 256,
+        test_folders: Sequence[str] = (),
     ):
-        super().__init__()
-        if crop % 16:
-            raise ValueError(f"crop is {crop}, expected a multiple of 16")
-        self.save_hyperparameters()
-        self._arrays: list[Path] = []
-
-    def prepare_data(self) -> None:
-        """Decode what is not in the cache yet."""
-        for folder in self.hparams["folders"]:
-            decode_folder(folder, self._cache_of(folder))
-
-    def setup(self, stage: str) -> None:
-        """List the decoded clips."""
-        self._arrays = [
-            path for folder in self.hparams["folders"] for path in decode_folder(folder, self._cache_of(folder))
-        ]
-
-    def _cache_of(self, folder: str) -> Path:
-        return Path(self.hparams["cache"]) / Path(folder).name
-
-    def train_dataloader(self) -> DataLoader[TrainingClip]:
-        """Batches of clips, frames `(B, T, 3, crop, crop)`, in the order of their index."""
-        p = self.hparams
-        clips = RandomClips(
-            self._arrays,
-            length=p["steps"] * p["batch_size"],
-            num_frames=p["num_frames"],
-            crop=p["crop"],
-            strides=tuple(p["strides"]),
-            batch_size=p["batch_size"],
-            seed=p["seed"],
+        super().__init__(
+            batch_size=batch_size,
+            crop=crop,
+            num_workers=num_workers,
+            seed=seed,
+            cache=cache,
+            augment=augment,
+            val_folders=val_folders,
+            val_frames=val_frames,
+            val_crop=val_crop,
+            test_folders=test_folders,
         )
-        return DataLoader(clips, batch_size=p["batch_size"], num_workers=p["num_workers"])
+        if not folders:
+            raise ValueError("folders is empty; name at least one folder of videos or pictures")
+        if weights is not None and (len(weights) != len(folders) or min(weights) < 0 or not sum(weights)):
+            raise ValueError(f"weights are {list(weights)}, expected a share for each of {len(folders)} folders")
+        self.folders, self.weights = tuple(folders), weights
+
+    def training_groups(self) -> list[Group]:
+        """See `ClipData`."""
+        found = [tuple(self.footage(folder)) for folder in self.folders]
+        if self.weights is None:
+            return [Group(tuple(footage for group in found for footage in group))]
+        return [Group(footage, weight) for footage, weight in zip(found, self.weights, strict=True)]

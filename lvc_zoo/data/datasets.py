@@ -1,8 +1,9 @@
-"""Training clips: decoded once into memory-mapped arrays, then cropped at places that depend only on the index."""
+"""Training clips, each a function of the seed and of its place in the run, and whole clips for validation."""
 
 import hashlib
+from bisect import bisect_right
 from collections.abc import Sequence
-from pathlib import Path
+from itertools import accumulate
 from typing import NamedTuple
 
 import numpy as np
@@ -10,46 +11,29 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from .readers import open_video
+from .footage import Footage, Group, Window
 
-VIDEO_SUFFIXES = (".mp4", ".mkv", ".mov", ".avi", ".webm", ".y4m")
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+AUGMENTATIONS = ("horizontal", "vertical", "reversal")
+"""Mirrored left to right, mirrored top to bottom, played backwards; each for half of the clips."""
+VALIDATION_MULTIPLE = 64
 
 
-def decode_folder(folder: str | Path, cache: str | Path) -> list[Path]:
-    """Decode every video and still of a folder into `.npy` files, skipping those that are there.
+class ClipPhase(NamedTuple):
+    """A part of a run in which clips have one shape.
 
-    Args:
-        folder: searched without descending; stills become one-frame clips.
-        cache: folder for the arrays, uint8 `(T, H, W, 3)` RGB; created.
-
-    Returns:
-        Paths of the arrays, sorted.
-
-    Raises:
-        ValueError: where the folder holds neither videos nor pictures.
+    Attributes:
+        steps: number of batches.
+        num_frames: of a clip.
+        strides: temporal distances between neighbouring frames, drawn with equal chance, one a batch.
     """
-    sources = sorted(p for p in Path(folder).iterdir() if p.suffix.lower() in VIDEO_SUFFIXES + IMAGE_SUFFIXES)
-    if not sources:
-        raise ValueError(f"{folder} holds no video or picture ({', '.join(VIDEO_SUFFIXES + IMAGE_SUFFIXES)})")
-    Path(cache).mkdir(parents=True, exist_ok=True)
-    return [_decode(source, Path(cache)) for source in sources]
 
+    steps: int
+    num_frames: int
+    strides: tuple[int, ...] = (1,)
 
-def _decode(source: Path, cache: Path) -> Path:
-    target = cache / f"{source.stem}.npy"
-    if not target.exists():
-        if source.suffix.lower() in IMAGE_SUFFIXES:
-            from PIL import Image
-
-            frames = np.asarray(Image.open(source).convert("RGB"))[None]
-        else:
-            rounded = [(frame * 255).round().to(torch.uint8).permute(1, 2, 0).numpy() for frame in open_video(source)]
-            frames = np.stack(rounded)
-        partial = target.with_suffix(".part.npy")
-        np.save(partial, frames)
-        partial.rename(target)
-    return target
+    def spans(self) -> dict[int, int]:
+        """By stride, how many consecutive frames a clip takes from its source."""
+        return {stride: (self.num_frames - 1) * stride + 1 for stride in self.strides}
 
 
 class TrainingClip(NamedTuple):
@@ -60,60 +44,128 @@ class TrainingClip(NamedTuple):
 
 
 class RandomClips(Dataset[TrainingClip]):
-    """Random crops of equally spaced frames; item i is a function of the seed and i, so a run resumes exactly.
+    """Random clips without a cut; item i of a run is a function of the seed, i and its phase, so runs resume exactly.
+
+    A group is drawn by weight among those that have clips long and large enough, then a source, then place and time.
 
     Args:
-        arrays: `.npy` files, uint8 `(T, H, W, 3)`.
-        length: number of items.
-        num_frames: frames of an item.
+        groups: of footage.
+        phases: of the run.
         crop: side of the square crop in pixels.
-        strides: temporal distances between neighbouring frames, drawn with equal chance, one a batch.
-        batch_size: items that share a stride.
+        batch_size: items of a step, over all processes; they share a stride.
+        augment: of `AUGMENTATIONS`.
         seed: of the run.
+
+    Raises:
+        ValueError: where a phase finds no clip long and large enough.
     """
 
     def __init__(
         self,
-        arrays: Sequence[Path],
+        groups: Sequence[Group],
+        phases: Sequence[ClipPhase],
         *,
-        length: int,
-        num_frames: int,
         crop: int,
-        strides: tuple[int, ...] = (1,),
-        batch_size: int = 1,
+        batch_size: int,
+        augment: Sequence[str] = AUGMENTATIONS,
         seed: int = 0,
     ):
-        span = (num_frames - 1) * max(strides) + 1
-        self._clips = [np.load(path, mmap_mode="r") for path in arrays]
-        self._clips = [clip for clip in self._clips if clip.shape[0] >= span and min(clip.shape[1:3]) >= crop]
-        if not self._clips:
-            raise ValueError(
-                f"none of {len(arrays)} clips has {span} frames of at least {crop}x{crop}; "
-                "lower num_frames, strides or crop"
-            )
-        self.length, self.num_frames, self.crop, self.seed = length, num_frames, crop, seed
-        self.strides, self.batch_size = strides, batch_size
+        unknown = [name for name in augment if name not in AUGMENTATIONS]
+        if unknown:
+            raise ValueError(f"augment holds {unknown[0]!r}, expected some of {', '.join(AUGMENTATIONS)}")
+        self.phases, self.crop, self.batch_size = tuple(phases), crop, batch_size
+        self.augment, self.seed = tuple(augment), seed
+        self._ends = list(accumulate(phase.steps for phase in phases))
+        self._usable: dict[int, tuple[Group, ...]] = {}
+        for phase in phases:
+            for stride, span in phase.spans().items():
+                self._usable[span] = self._usable.get(span) or usable_groups(groups, span, crop)
+                if not self._usable[span]:
+                    raise ValueError(_nothing_fits(groups, phase, stride, crop))
 
     def __len__(self) -> int:
-        """Number of items."""
-        return self.length
+        """Number of items of the whole run."""
+        return self._ends[-1] * self.batch_size
 
     def __getitem__(self, index: int) -> TrainingClip:
-        """One random clip."""
-        stride = int(self._random("stride", index // self.batch_size).choice(self.strides))
+        """Item `index` of the run."""
+        step = index // self.batch_size
+        phase = self.phases[bisect_right(self._ends, step)]
+        stride = int(self._random("stride", step).choice(phase.strides))
+        span = phase.spans()[stride]
         random = self._random("clip", index)
-        clip = self._clips[random.integers(len(self._clips))]
-        span = (self.num_frames - 1) * stride + 1
-        start = random.integers(clip.shape[0] - span + 1)
-        top, left = (random.integers(side - self.crop + 1) for side in clip.shape[1:3])
-        part = clip[start : start + span : stride, top : top + self.crop, left : left + self.crop]
-        if random.random() < 0.5:
-            part = part[:, :, ::-1]
-        if random.random() < 0.5:
-            part = part[::-1]
-        frames = torch.from_numpy(np.ascontiguousarray(part)).permute(0, 3, 1, 2).float() / 255
-        return TrainingClip(frames, torch.tensor(stride))
+        groups = self._usable[span]
+        weights = np.array([group.weight for group in groups])
+        group = groups[random.choice(len(groups), p=weights / weights.sum())]
+        footage = group.footage[random.integers(len(group.footage))]
+        starts = np.concatenate([np.array(shot) for shot in footage.starts(span)])
+        first = int(random.choice(starts))
+        top, left = (int(random.integers(side - self.crop + 1)) for side in (footage.height, footage.width))
+        flips = {name: random.random() < 0.5 for name in AUGMENTATIONS}
+        part = footage.read(range(first, first + span, stride), Window(top, left, self.crop, self.crop), random)
+        for axis, name in ((2, "horizontal"), (1, "vertical"), (0, "reversal")):
+            if name in self.augment and flips[name]:
+                part = np.flip(part, axis)
+        return TrainingClip(to_tensor(part), torch.tensor(stride))
 
     def _random(self, what: str, index: int) -> np.random.Generator:
         key = hashlib.sha256(f"{self.seed}/{what}/{index}".encode()).digest()
         return np.random.default_rng(int.from_bytes(key[:8], "little"))
+
+
+class WholeClips(Dataset[TrainingClip]):
+    """The first frames of every source, cropped about the middle to multiples of 64.
+
+    Args:
+        footage: of the sources.
+        num_frames: of a clip.
+        crop: longest side in pixels.
+
+    Raises:
+        ValueError: for a source that is too short or too small.
+    """
+
+    def __init__(self, footage: Sequence[Footage], *, num_frames: int, crop: int):
+        for source in footage:
+            if source.num_frames < num_frames or min(source.height, source.width) < VALIDATION_MULTIPLE:
+                raise ValueError(
+                    f"{source.name} has {source.num_frames} frames of {source.width}x{source.height}, expected at "
+                    f"least {num_frames} of {VALIDATION_MULTIPLE}x{VALIDATION_MULTIPLE} for validation; lower "
+                    "val_frames or move it elsewhere"
+                )
+        self.footage, self.num_frames, self.crop = tuple(footage), num_frames, crop
+
+    def __len__(self) -> int:
+        """Number of sources."""
+        return len(self.footage)
+
+    def __getitem__(self, index: int) -> TrainingClip:
+        """The clip of one source."""
+        source = self.footage[index]
+        size = source.height, source.width
+        height, width = (min(side, self.crop) // VALIDATION_MULTIPLE * VALIDATION_MULTIPLE for side in size)
+        window = Window((size[0] - height) // 2, (size[1] - width) // 2, height, width)
+        frames = source.read(range(self.num_frames), window, np.random.default_rng(index))
+        return TrainingClip(to_tensor(frames), torch.tensor(1))
+
+
+def to_tensor(frames: np.ndarray) -> Tensor:
+    """Frames `(T, 3, H, W)` in [0, 1] of uint8 `(T, H, W, 3)`."""
+    return torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2).float() / 255
+
+
+def usable_groups(groups: Sequence[Group], span: int, crop: int) -> tuple[Group, ...]:
+    """The groups without what is too short, too small or cut too often; empty ones are left out."""
+    kept = (Group(tuple(f for f in group.footage if f.holds(span, crop)), group.weight) for group in groups)
+    return tuple(group for group in kept if group.footage and group.weight > 0)
+
+
+def _nothing_fits(groups: Sequence[Group], phase: ClipPhase, stride: int, crop: int) -> str:
+    every = [footage for group in groups for footage in group.footage]
+    longest = max((len(shot) for footage in every for shot in footage.starts(1)), default=0)
+    largest = max((min(footage.height, footage.width) for footage in every), default=0)
+    return (
+        f"none of {len(every)} clips has {phase.spans()[stride]} frames without a cut ({phase.num_frames} frames, "
+        f"stride {stride}) of at least {crop}x{crop}; the longest shot has {longest} frames and the largest short side "
+        f"is {largest}; lower num_frames, strides or crop, or add longer clips"
+    )

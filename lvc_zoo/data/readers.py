@@ -348,7 +348,7 @@ class PngReader:
         color: ColorSpec | None = None,
         frame_rate: Fraction = Fraction(25),
     ) -> None:
-        pictures = sorted((p for p in folder.iterdir() if p.suffix.lower() == ".png"), key=_natural_order)
+        pictures = sorted((p for p in folder.iterdir() if p.suffix.lower() == ".png"), key=natural_order)
         if not pictures:
             raise ValueError(f"{folder} holds no .png file")
         self.num_frames = _frames_left(folder, len(pictures), start, frames)
@@ -378,7 +378,7 @@ class PngReader:
             yield codes.permute(2, 0, 1).float() / 255
 
 
-def _natural_order(path: Path) -> list[tuple[int, str]]:
+def natural_order(path: Path) -> list[tuple[int, str]]:
     """A key that puts frame_10 after frame_9."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", path.name)]
 

@@ -11,7 +11,7 @@ from lvc_zoo import LSTEC, BiECVC
 from lvc_zoo.cli import main
 from lvc_zoo.color import ColorSpec
 from lvc_zoo.data import open_writer
-from lvc_zoo.data.datasets import RandomClips, TrainingClip, decode_folder
+from lvc_zoo.data.datasets import TrainingClip
 from lvc_zoo.models import create_model
 from lvc_zoo.training.flow import FlowTask
 from lvc_zoo.training.tasks import BiECVCTask, IntraTask, LSTECTask
@@ -81,19 +81,6 @@ def test_fit_of_p_frames_takes_over_the_intra_network(footage, trained, tmp_path
     assert codec.decompress(codec.compress(clip, 20)).shape == clip.shape
     source = BiECVC.from_pretrained(trained[0]).intra.state_dict()
     assert all(torch.equal(value, source[name]) for name, value in codec.intra.state_dict().items())
-
-
-def test_training_clips_item_depends_on_index_alone(footage, tmp_path):
-    arrays = decode_folder(footage, tmp_path)
-    one, two = (RandomClips(arrays, length=8, num_frames=3, crop=32, strides=(1, 2), seed=5) for _ in range(2))
-    assert torch.equal(one[6].frames, two[6].frames)
-    assert not torch.equal(one[6].frames, one[7].frames)
-    assert one[0].frames.shape == (3, 3, 32, 32)
-
-
-def test_training_clips_too_long_for_the_footage_raises(footage, tmp_path):
-    with pytest.raises(ValueError, match="lower num_frames, strides or crop"):
-        RandomClips(decode_folder(footage, tmp_path), length=1, num_frames=9, crop=32, strides=(2,))
 
 
 def test_plans_of_short_clip_take_layers_of_a_long_gop():

@@ -1,0 +1,235 @@
+"""Folders of videos and pictures as footage: decoded once, into arrays that training maps into memory."""
+
+import hashlib
+import json
+import os
+import re
+import sys
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .cuts import find_cuts, thumbnail
+from .footage import Footage, StoredFootage
+from .readers import natural_order, open_video
+
+VIDEO_SUFFIXES = (".mp4", ".mkv", ".mov", ".avi", ".webm", ".y4m", ".yuv")
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+# part of the names in the cache: what is decoded or found in another way needs another number
+CACHE_VERSION = 2
+
+
+def list_sources(folder: str | Path, exclude: Sequence[str] = ()) -> list[Path]:
+    """What a folder holds: videos, pictures (each a still), and folders of pictures (each a clip of numbered frames).
+
+    Args:
+        folder: searched without descending further.
+        exclude: glob patterns of names to leave out.
+
+    Raises:
+        FileNotFoundError: where there is no such folder.
+        ValueError: where it holds nothing of the kind, or a pattern matches nothing in it.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is not a folder; give one that holds videos, pictures or folders of frames")
+    sources = sorted(path for path in folder.iterdir() if _is_source(path))
+    if not sources:
+        raise ValueError(
+            f"{folder} holds no video or picture ({', '.join(VIDEO_SUFFIXES + PICTURE_SUFFIXES)}) and no folder of "
+            "pictures; give the folder that lies directly above them"
+        )
+    unused = [pattern for pattern in exclude if not any(fnmatch(path.name, pattern) for path in sources)]
+    if unused:
+        raise ValueError(f"exclude {unused[0]!r} matches nothing in {folder}; mend the pattern or leave it out")
+    kept = [path for path in sources if not any(fnmatch(path.name, pattern) for pattern in exclude)]
+    if not kept:
+        raise ValueError(f"exclude leaves nothing of {folder}; give fewer patterns")
+    return kept
+
+
+def _is_source(path: Path) -> bool:
+    if path.is_dir():
+        return bool(list_pictures(path))
+    return path.suffix.lower() in VIDEO_SUFFIXES + PICTURE_SUFFIXES
+
+
+def list_pictures(folder: Path) -> list[Path]:
+    """The pictures directly in a folder, in the order of the numbers in their names."""
+    return sorted((p for p in folder.iterdir() if p.suffix.lower() in PICTURE_SUFFIXES), key=natural_order)
+
+
+def decode_folder(folder: str | Path, cache: str | Path, exclude: Sequence[str] = ()) -> list[Footage]:
+    """Decode what a folder holds, and find its cuts, where the cache does not have it yet.
+
+    A name in the cache tells the source's size and time, so a changed source is decoded anew; an entry appears when it
+    is complete, so an interrupted call goes on where it stopped.
+
+    Args:
+        folder: see `list_sources`.
+        cache: folder for the arrays, uint8 `(T, H, W, 3)` RGB (0.7 MB a 640x360 frame), and their cuts; created.
+        exclude: glob patterns of names to leave out.
+
+    Raises:
+        ValueError: for a source that cannot be read; `lvc-zoo data check` lists them all.
+    """
+    sources = list_sources(folder, exclude)
+    entries = [_Entry.of(source, Path(cache)) for source in sources]
+    missing = [entry for entry in entries if not entry.facts.exists()]
+    if missing:
+        Path(cache).mkdir(parents=True, exist_ok=True)
+        with gathered_color_warnings(folder):
+            for entry in progress(missing, f"decoding {Path(folder).name}"):
+                entry.decode()
+    return [entry.footage() for entry in entries]
+
+
+class _Entry(NamedTuple):
+    """A source and its two files in the cache; the second is written last."""
+
+    source: Path
+    array: Path
+    facts: Path
+
+    @classmethod
+    def of(cls, source: Path, cache: Path) -> "_Entry":
+        parts = list_pictures(source) if source.is_dir() else [source]
+        state = [(part.name, part.stat().st_size, part.stat().st_mtime_ns) for part in parts]
+        digest = hashlib.sha256(repr((CACHE_VERSION, state)).encode()).hexdigest()[:12]
+        return cls(source, cache / f"{source.stem}-{digest}.npy", cache / f"{source.stem}-{digest}.json")
+
+    def decode(self) -> None:
+        partial = self.array.with_suffix(f".{os.getpid()}.part")
+        thumbnails = []
+
+        def frames() -> Iterator[np.ndarray]:
+            for frame in read_frames(self.source):
+                thumbnails.append(thumbnail(frame))
+                yield to_codes(frame)
+
+        try:
+            shape = write_array(partial, frames())
+            partial.replace(self.array)
+        finally:
+            partial.unlink(missing_ok=True)
+        facts = {"name": self.source.name, "shape": shape, "cuts": find_cuts(np.stack(thumbnails))}
+        partial.write_text(json.dumps(facts))
+        partial.replace(self.facts)
+
+    def footage(self) -> Footage:
+        facts = json.loads(self.facts.read_text())
+        num_frames, height, width, _ = facts["shape"]
+        return StoredFootage(str(self.source), num_frames, height, width, tuple(facts["cuts"]), self.array)
+
+
+def read_frames(source: Path) -> Iterable[Tensor]:
+    """Frames `(3, H, W)` in [0, 1] of a video, of a picture, or of a folder of pictures."""
+    if source.is_dir():
+        return _read_pictures(list_pictures(source))
+    if source.suffix.lower() in PICTURE_SUFFIXES:
+        return _read_pictures([source])
+    size, pixel_format = raw_format(source) if source.suffix.lower() == ".yuv" else (None, None)
+    return open_video(source, size=size, pixel_format=pixel_format)
+
+
+def _read_pictures(pictures: Sequence[Path]) -> Iterator[Tensor]:
+    first = None
+    for path in pictures:
+        codes = read_picture(path)
+        first = first or codes.shape
+        if codes.shape != first:
+            raise ValueError(
+                f"{path} is {codes.shape[1]}x{codes.shape[0]}, expected {first[1]}x{first[0]} as the frames before it"
+            )
+        yield torch.from_numpy(codes).permute(2, 0, 1).float() / 255
+
+
+def read_picture(path: Path) -> np.ndarray:
+    """A picture, uint8 `(H, W, 3)` RGB."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as picture:
+            return np.array(picture.convert("RGB"))
+    except (OSError, SyntaxError) as error:
+        raise ValueError(f"{path} cannot be read as a picture: {error}") from error
+
+
+def raw_format(path: Path) -> tuple[tuple[int, int], str]:
+    """(width, height) and pixel format from the name of a `.yuv` file.
+
+    Example:
+        >>> raw_format(Path("Park_960x544_25fps_10bit_420.yuv"))
+        ((960, 544), 'yuv420p10le')
+    """
+    size = re.search(r"(\d+)x(\d+)", path.stem)
+    if size is None:
+        raise ValueError(f"{path} has no header, and no WIDTHxHEIGHT in its name; rename it to NAME_WIDTHxHEIGHT.yuv")
+    rest = path.stem.replace(size[0], "")
+    bits = re.search(r"(\d+) ?-?bit", rest, re.IGNORECASE)
+    chroma = re.search(r"(?<!\d)4(20|22|44)(?!\d)", rest)
+    suffix = "10le" if (bits and bits[1] == "10") or "10le" in rest else ""
+    return (int(size[1]), int(size[2])), f"yuv{chroma[0] if chroma else '420'}p{suffix}"
+
+
+def to_codes(frame: Tensor) -> np.ndarray:
+    """A frame `(3, H, W)` in [0, 1] as uint8 `(H, W, 3)`."""
+    return (frame * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
+
+
+def write_array(path: Path, frames: Iterable[np.ndarray]) -> tuple[int, ...]:
+    """Write a `.npy` file whose length is known only at the end; gives its shape."""
+    shape: tuple[int, ...] = (0,)
+    with path.open("wb") as file:
+        for frame in frames:
+            if shape == (0,):
+                shape = (0, *frame.shape)
+                _write_header(file, shape)
+                start = file.tell()
+            frame.tofile(file)
+            shape = (shape[0] + 1, *shape[1:])
+        if shape == (0,):
+            raise ValueError(f"{path.stem} has no frame")
+        file.seek(0)
+        _write_header(file, shape)
+        # NumPy leaves room for the first dimension to grow
+        if file.tell() != start:
+            raise RuntimeError(f"the header of {path} grew from {start} to {file.tell()} bytes, expected it to stay")
+    return shape
+
+
+def _write_header(file, shape: tuple[int, ...]) -> None:  # type: ignore[no-untyped-def]
+    np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+
+
+@contextmanager
+def gathered_color_warnings(folder: str | Path) -> Iterator[None]:
+    """Say once for a folder what the reader says for each video without a colour tag; other warnings pass."""
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        yield
+    untagged = [warning for warning in seen if "does not say which matrix" in str(warning.message)]
+    for warning in seen:
+        if warning not in untagged:
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+    if untagged:
+        warnings.warn(
+            f"{len(untagged)} videos of {folder} do not say which matrix their colours use; they are read as BT.601 "
+            "below 720 lines and as BT.709 from there",
+            stacklevel=3,
+        )
+
+
+def progress(items: Sequence[_Entry], what: str) -> Iterable[_Entry]:
+    """The items, with a bar on a terminal."""
+    from rich.console import Console
+    from rich.progress import track
+
+    return track(items, what, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
