@@ -11,10 +11,10 @@ from torch import Tensor, nn
 def measure_blocks(
     trainer: L.Trainer, picture_of: Callable[[Tensor], Tensor], size: int = 16, batches: int = 40
 ) -> Tensor:
-    """Blocks of the first training batches.
+    """Blocks of the first training batches, those of all processes together.
 
     Args:
-        trainer: with its datamodule or loader attached.
+        trainer: with its datamodule attached.
         picture_of: from a clip `(B, T, 3, H, W)` to pictures `(N, 3, H, W)`.
         size: block side.
         batches: number of batches looked at.
@@ -27,7 +27,11 @@ def measure_blocks(
     for _, clip in zip(range(batches), loader, strict=False):
         pictures = picture_of(clip.frames)
         blocks.append(rearrange(pictures, "n c (y i) (x j) -> (n y x) (c i j)", i=size, j=size))
-    return torch.cat(blocks)
+    own = torch.cat(blocks)
+    if trainer.world_size == 1:
+        return own
+    gathered: Tensor = trainer.strategy.all_gather(own.to(trainer.strategy.root_device))
+    return gathered.flatten(0, 1).to(own.device)
 
 
 @torch.no_grad()
