@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 from jsonargparse import ArgumentParser, Namespace
 
 from .errors import BitstreamError
+from .evaluation.command import add_arguments as _evaluate_arguments
+from .evaluation.command import parse_size
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -123,7 +125,7 @@ def _structure(codec: "VideoCodec", intra_period: str | None) -> "GopStructure":
 def _open_reader(options: Namespace) -> "FrameReader":
     from .data import open_video
 
-    size = None if options.size is None else _parse_size(options.size)
+    size = None if options.size is None else parse_size(options.size)
     rate = None if options.frame_rate is None else Fraction(options.frame_rate)
 
     def opened(color: "ColorSpec | None") -> "FrameReader":
@@ -282,7 +284,7 @@ def bench(options: Namespace) -> None:
     request = BenchRequest(
         **(chosen if any(chosen.values()) else {}),
         picture=None if options.out is None else Path(options.out),
-        size=None if options.size is None else _parse_size(options.size),
+        size=None if options.size is None else parse_size(options.size),
         frames=options.frames,
     )
     report = run_bench(_to_device(codec, options.device), options.model, weights, request)
@@ -330,15 +332,14 @@ def demo(options: Namespace) -> None:
         console.print(item, highlight=False)
 
 
+def evaluate(options: Namespace) -> None:
+    """Code clips with several codecs under one test condition; tables, BD-rates, pictures and JSON of what came out."""
+    from .evaluation.command import run
+
+    run(options, _console(sys.stdout), _progress)
+
+
 # ---- options
-
-
-def _parse_size(text: str) -> tuple[int, int]:
-    """Width and height from "1280x720"."""
-    width, separator, height = text.lower().partition("x")
-    if not (separator and width.isdecimal() and height.isdecimal()):
-        raise ValueError(f"size is {text!r}, expected WIDTHxHEIGHT, for example 1280x720")
-    return int(width), int(height)
 
 
 def _parse_range(text: str | None) -> range | None:
@@ -411,7 +412,8 @@ def build_parser() -> ArgumentParser:
 
     parser = ArgumentParser(
         prog="lvc-zoo",
-        description="Learned video compression: real bitstreams from PyTorch models.",
+        description="Learned video compression: real bitstreams from PyTorch models. To train, "
+        f"{', '.join(TRAINING)} with --config RECIPE run LightningCLI; each has a --help of its own.",
         exit_on_error=False,
         version=__version__,
     )
@@ -516,6 +518,7 @@ def _add_json(parser: ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="as JSON")
 
 
+TRAINING = ("fit", "validate", "test", "predict")
 COMMANDS: dict[str, tuple[Callable[[Namespace], None], Callable[[ArgumentParser], None]]] = {
     "encode": (encode, _encode_arguments),
     "decode": (decode, _decode_arguments),
@@ -524,6 +527,7 @@ COMMANDS: dict[str, tuple[Callable[[Namespace], None], Callable[[ArgumentParser]
     "bench": (bench, _bench_arguments),
     "convert": (convert, _convert_arguments),
     "demo": (demo, _demo_arguments),
+    "evaluate": (evaluate, _evaluate_arguments),
 }
 
 
@@ -537,19 +541,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         Exit code: 0; 1 for a stream that does not decode; 2 for anything else that the user can mend; 130 for Ctrl-C.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if arguments[:1] == ["fit"]:
-        # LightningCLI has a parser, and long explanations, of its own
-        from .training.command import fit
-
-        fit(arguments[1:])
-        return 0
     # anywhere on the line, not only before the subcommand
     is_debug = "--debug" in arguments
     with warnings.catch_warnings():
         warnings.filterwarnings("always", category=UserWarning)
         warnings.showwarning = _show_warning  # type: ignore[assignment]
         try:
-            options = build_parser().parse_args([a for a in arguments if a != "--debug"])
+            given = [a for a in arguments if a != "--debug"]
+            if given[:1] and given[0] in TRAINING:
+                # LightningCLI has a parser of its own
+                from .training.command import run
+
+                run(given)
+                return 0
+            options = build_parser().parse_args(given)
             COMMANDS[options.command][0](options[options.command])
         except (ArgumentError, BitstreamError, ModuleNotFoundError, OSError, ValueError) as error:
             if is_debug:
@@ -564,7 +569,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _one_line(error: Exception) -> str:
     if isinstance(error, ModuleNotFoundError):
-        return f"{error}; pip install 'lvc_zoo[demo]' brings what this command needs"
+        return f"{error}; pip install 'lvc_zoo[train,eval,demo]' brings what this command needs"
     return " ".join(str(error).split())
 
 

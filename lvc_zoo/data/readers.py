@@ -216,6 +216,11 @@ class VideoReader:
         return replace(spec, full_range=full)
 
     @property
+    def is_rgb(self) -> bool:
+        """Whether the file stores RGB, so that `planes` gives G, B, R."""
+        return self._target == "gbrp"
+
+    @property
     def num_frames(self) -> int | None:
         """Number of frames that will be read, as the container says; None where it does not."""
         return None if self._total is None else _frames_left(self._path, self._total, self._start, self._frames)

@@ -15,10 +15,11 @@ from torch import Tensor
 from ..codec.reader import FrameReader
 from ..codec.video import MAX_Q, EncodedVideo, FrameRecord, atomic_output
 from ..color import ColorSpec, rgb_to_planes
-from ..data.readers import Planes, RawReader, VideoReader
+from ..data.readers import Planes, VideoReader
 from ..data.writers import tag_color, video_frame
 from ..errors import nearest_names
 from ..gop import GopStructure, RandomAccess
+from .sources import PlanarReader
 
 ENCODERS = {"x264": ("libx264", "h264"), "x265": ("libx265", "hevc")}
 """FFmpeg's names of the encoder and of its elementary stream."""
@@ -112,7 +113,17 @@ class ExternalCodec:
 
     def decode(self, path: str | os.PathLike[str]) -> Iterator[Tensor]:
         """Decoded frames `(3, H, W)`, RGB in [0, 1], in display order."""
-        return iter(VideoReader(Path(path), container=ENCODERS[self.name][1]))
+        return iter(self.open(path))
+
+    def open(self, path: str | os.PathLike[str]) -> VideoReader:
+        """The decoder as a reader, which also gives the decoded planes."""
+        return VideoReader(Path(path), container=ENCODERS[self.name][1])
+
+    @property
+    def version(self) -> str:
+        """The encoder, its effort, and the libraries that it came with."""
+        libavcodec = ".".join(map(str, av.library_versions["libavcodec"]))
+        return f"{ENCODERS[self.name][0]} {self.preset}, PyAV {av.__version__}, libavcodec {libavcodec}"
 
     def _encoder(self, reader: FrameReader, spec: ColorSpec, structure: GopStructure, crf: float) -> VideoCodecContext:
         library, _ = ENCODERS[self.name]
@@ -144,7 +155,7 @@ class ExternalCodec:
 
 def _planes(reader: FrameReader, spec: ColorSpec) -> Iterator[Planes]:
     """The source's own code values where they are what the encoder takes: resampled chroma would handicap it."""
-    if isinstance(reader, (VideoReader, RawReader)) and reader.color == spec:
+    if isinstance(reader, PlanarReader) and reader.color == spec:
         return reader.planes()
     return (rgb_to_planes(rgb, spec) for rgb in reader)
 

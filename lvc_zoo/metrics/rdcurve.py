@@ -1,4 +1,4 @@
-"""Rate and quality at each rate anchor of a codec, and BD-rate against a stored curve: the metric of validation loops."""
+"""Rate and quality at each rate anchor of a codec, and BD-rate against a stored curve: for validation loops."""
 
 from __future__ import annotations
 
@@ -76,8 +76,8 @@ class RDCurveMetric(Metric):
     def compute(self) -> dict[str, Tensor]:
         """`bpp_<anchor>` and `psnr_db_<anchor>`, nan where nothing was seen, and `bd_rate` in percent.
 
-        `bd_rate` is nan where it is undefined: without a reference, with fewer anchors than a curve needs, where quality
-        does not rise with the rate, and where the curves hardly overlap.
+        `bd_rate` is nan where it is undefined: without a reference, with fewer anchors than a curve needs, where
+        quality does not rise with the rate, and where the curves hardly overlap.
         """
         rates, psnrs = self.rate_bpp / self.count, self.psnr_db / self.count
         values = {f"bpp_{anchor}": rate for anchor, rate in enumerate(rates)}

@@ -1,0 +1,133 @@
+"""The codecs of an evaluation by name, each with its rate points and the freest structure that it may use."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from ..codec.reader import FrameReader
+from ..codec.video import DEFAULT_Q, EncodedVideo, VideoCodec
+from ..entropy.tables import table_digest
+from ..gop import FrameType, GopStructure, LowDelay
+from ..hub import state_digest
+from .conditions import TestCondition
+from .external import ENCODERS, ExternalCodec
+from .jpeg import JpegCodec
+
+INTRA = ":intra"
+"""Ending of a name that stands for a codec's intra network alone."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contender:
+    """A codec under test.
+
+    Attributes:
+        name: what reports call it.
+        codec: anything with `encode(reader, path, q, structure)` and `decode(path)`.
+        parameter: its setting of the rate: `q`, or the name of another argument of `encode`.
+        values: the settings to code at.
+        structure: of the frames.
+        identity: what its bytes depend on besides the condition: weights, or versions of libraries.
+        check: what its decoder checks of a file.
+    """
+
+    name: str
+    codec: Any
+    parameter: Literal["q", "crf", "quality"]
+    values: tuple[float, ...]
+    structure: GopStructure
+    identity: str
+    check: str = "every frame was decoded from the file"
+
+    def encode(self, reader: FrameReader, path: Path, value: float) -> EncodedVideo:
+        """Encode a clip at one setting."""
+        setting: dict[str, float] = {self.parameter: int(value) if self.parameter != "crf" else value}
+        result: EncodedVideo = self.codec.encode(reader, path, structure=self.structure, **setting)
+        return result
+
+
+def make_contender(name: str, condition: TestCondition, device: str = "cpu") -> Contender:
+    """The codec of a name, loaded.
+
+    Args:
+        name: "x264" or "x265", with ":PRESET" for another than medium; "jpeg"; or weights as `from_pretrained` takes
+            them, with ":intra" for their intra network alone. "LABEL=" in front gives another name to reports.
+        condition: gives rate points, and what structure is allowed.
+        device: where our own networks run.
+
+    Raises:
+        ValueError: for an unknown name, or a codec that cannot code under this condition.
+    """
+    label, separator, source = name.partition("=")
+    if not separator:
+        source = label
+    external, _, preset = source.partition(":")
+    if external in ENCODERS:
+        encoder = ExternalCodec(external, preset or "medium")
+        return Contender(
+            name=label,
+            codec=encoder,
+            parameter="crf",
+            values=condition.crf,
+            structure=condition.gop_structure,
+            identity=encoder.version,
+        )
+    if source == "jpeg":
+        jpeg = JpegCodec()
+        values = tuple(float(quality) for quality in condition.jpeg_quality)
+        return Contender(
+            name=label,
+            codec=jpeg,
+            parameter="quality",
+            values=values,
+            structure=LowDelay(1),
+            identity=jpeg.version,
+        )
+    return learned_contender(
+        label,
+        VideoCodec.from_pretrained(source.removesuffix(INTRA)).to(device),
+        condition,
+        intra_alone=source.endswith(INTRA),
+    )
+
+
+def learned_contender(
+    name: str, codec: VideoCodec, condition: TestCondition, *, intra_alone: bool = False
+) -> Contender:
+    """A codec of ours under test.
+
+    Args:
+        name: what reports call it.
+        codec: in evaluation mode.
+        condition: gives rate points, and what structure is allowed.
+        intra_alone: code every frame as an I frame.
+
+    Raises:
+        ValueError: for a codec that cannot code under this condition.
+    """
+    weights = codec.intra if intra_alone else codec
+    identity = f"{type(codec).__name__}, weights {state_digest(weights.state_dict())[:16]}"
+    points = (float(DEFAULT_Q),) if len(codec.lambdas) == 1 else tuple(float(q) for q in condition.q)
+    return Contender(
+        name=name,
+        codec=codec,
+        parameter="q",
+        values=points,
+        structure=LowDelay(1) if intra_alone else _freest_structure(codec, condition),
+        identity=f"{identity}, tables {table_digest(codec)[:16]}, {codec.device.type}",
+        check="every frame was decoded from the file, its payload and its symbols agreeing with their CRCs",
+    )
+
+
+def _freest_structure(codec: VideoCodec, condition: TestCondition) -> GopStructure:
+    structure = condition.gop_structure
+    if codec.frame_types == {FrameType.I} or condition.intra_period == 1:
+        return LowDelay(1)
+    if structure.reorder and FrameType.B in codec.frame_types:
+        return structure
+    if FrameType.P in codec.frame_types:
+        return LowDelay(condition.intra_period)
+    raise ValueError(
+        f"{codec.variant} codes {', '.join(sorted(t.name for t in codec.frame_types))} frames, which the condition's "
+        f"structure {condition.structure!r} does not allow; ask for --structure random_access, or leave it out"
+    )
