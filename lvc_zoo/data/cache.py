@@ -26,39 +26,28 @@ PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 CACHE_VERSION = 2
 
 
-def list_sources(folder: str | Path, exclude: Sequence[str] = ()) -> list[Path]:
-    """What a folder holds: videos, pictures (each a still), and folders of pictures (each a clip of numbered frames).
+def list_sources(folder: str | Path) -> list[Path]:
+    """What a folder holds: videos and pictures (each a still), or else folders of pictures (each a clip of frames).
 
     Args:
-        folder: searched without descending further.
-        exclude: glob patterns of names to leave out.
+        folder: where it holds files of the kind, its folders are left alone.
 
     Raises:
         FileNotFoundError: where there is no such folder.
-        ValueError: where it holds nothing of the kind, or a pattern matches nothing in it.
+        ValueError: where it holds nothing of the kind.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is not a folder; give one that holds videos, pictures or folders of frames")
-    sources = sorted(path for path in folder.iterdir() if _is_source(path))
+    inside = sorted(folder.iterdir())
+    sources = [path for path in inside if path.suffix.lower() in VIDEO_SUFFIXES + PICTURE_SUFFIXES and path.is_file()]
+    sources = sources or [path for path in inside if path.is_dir() and list_pictures(path)]
     if not sources:
         raise ValueError(
             f"{folder} holds no video or picture ({', '.join(VIDEO_SUFFIXES + PICTURE_SUFFIXES)}) and no folder of "
             "pictures; give the folder that lies directly above them"
         )
-    unused = [pattern for pattern in exclude if not any(fnmatch(path.name, pattern) for path in sources)]
-    if unused:
-        raise ValueError(f"exclude {unused[0]!r} matches nothing in {folder}; mend the pattern or leave it out")
-    kept = [path for path in sources if not any(fnmatch(path.name, pattern) for pattern in exclude)]
-    if not kept:
-        raise ValueError(f"exclude leaves nothing of {folder}; give fewer patterns")
-    return kept
-
-
-def _is_source(path: Path) -> bool:
-    if path.is_dir():
-        return bool(list_pictures(path))
-    return path.suffix.lower() in VIDEO_SUFFIXES + PICTURE_SUFFIXES
+    return sources
 
 
 def list_pictures(folder: Path) -> list[Path]:
@@ -80,7 +69,7 @@ def decode_folder(folder: str | Path, cache: str | Path, exclude: Sequence[str] 
     Raises:
         ValueError: for a source that cannot be read; `lvc-zoo data check` lists them all.
     """
-    sources = list_sources(folder, exclude)
+    sources = [s for s in list_sources(folder) if not is_excluded(s.name, exclude)]
     entries = [_Entry.of(source, Path(cache)) for source in sources]
     missing = [entry for entry in entries if not entry.facts.exists()]
     if missing:
@@ -89,6 +78,11 @@ def decode_folder(folder: str | Path, cache: str | Path, exclude: Sequence[str] 
             for entry in progress(missing, f"decoding {Path(folder).name}"):
                 entry.decode()
     return [entry.footage() for entry in entries]
+
+
+def is_excluded(name: str, exclude: Sequence[str]) -> bool:
+    """Whether a glob pattern matches the name."""
+    return any(fnmatch(name, pattern) for pattern in exclude)
 
 
 class _Entry(NamedTuple):
@@ -110,9 +104,9 @@ class _Entry(NamedTuple):
         thumbnails = []
 
         def frames() -> Iterator[np.ndarray]:
-            for frame in read_frames(self.source):
+            for frame in map(to_codes, read_frames(self.source)):
                 thumbnails.append(thumbnail(frame))
-                yield to_codes(frame)
+                yield frame
 
         try:
             shape = write_array(partial, frames())

@@ -1,6 +1,5 @@
 """LightningDataModules."""
 
-from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,24 +7,34 @@ from typing import Any
 import lightning as L
 from torch.utils.data import DataLoader, Sampler
 
-from .cache import decode_folder
+from ..errors import nearest_names
+from .cache import is_excluded
 from .datasets import AUGMENTATIONS, ClipPhase, RandomClips, TrainingClip, WholeClips
+from .folders import footage_of, names_in
 from .footage import Footage, Group
+from .septuplets import list_septuplets
+from .shards import is_address, is_shards, list_shards
+from .still_motion import MovingStill
 
 
-class ClipData(L.LightningDataModule, ABC):
+class ClipData(L.LightningDataModule):
     """Batches of random clips for training, whole clips for validation and test.
 
     What clips look like (frames, strides, how many) is the stage table's business: the task says it through `follow`.
 
     Args:
-        batch_size: clips in a batch of one process; with the number of processes a multiple of the codec's anchors.
+        folders: to train on.
+        weights: shares of the folders in the clips; None makes all sources, wherever they lie, equally likely.
+        exclude: glob patterns of names to leave out of `folders`, for example against leakage from a test set.
+        still_folders: whose frames are trained on with synthetic motion, beside `folders`.
+        still_share: their share in the clips.
+        batch_size: clips in a batch of one process; times the number of processes a multiple of the codec's anchors.
         crop: side of the square crop in pixels, a multiple of 16.
         num_workers: loader processes.
         seed: of clips, crops and augmentations.
         cache: where decoded frames are kept (about 0.7 MB a 640x360 frame).
-        augment: of `datasets.AUGMENTATIONS`.
-        val_folders: of videos and pictures; none = no validation.
+        augment: of `datasets.AUGMENTATIONS`. CHOICE: all, as others train this family; the papers name the crop.
+        val_folders: for validation; none = no validation.
         val_frames: length of a validation or test clip.
         val_crop: its longest side in pixels, a multiple of 64.
         test_folders: as `val_folders`, for `test` and `predict`.
@@ -33,7 +42,12 @@ class ClipData(L.LightningDataModule, ABC):
 
     def __init__(
         self,
+        folders: Sequence[str],
+        weights: Sequence[float] | None = None,
         *,
+        exclude: Sequence[str] = (),
+        still_folders: Sequence[str] = (),
+        still_share: float = 0.0,
         batch_size: int = 8,
         crop: int = 128,
         num_workers: int = 0,
@@ -52,25 +66,58 @@ class ClipData(L.LightningDataModule, ABC):
             raise ValueError(f"val_crop is {val_crop}, expected a multiple of 64")
         if batch_size < 1 or val_frames < 1:
             raise ValueError(f"batch_size is {batch_size} and val_frames is {val_frames}, expected at least 1")
+        if not folders:
+            raise ValueError("folders is empty; name at least one to train on")
+        if weights is not None and (len(weights) != len(folders) or min(weights) < 0 or not sum(weights)):
+            raise ValueError(f"weights are {list(weights)}, expected a share for each of {len(folders)} folders")
+        if not 0 <= still_share < 1 or bool(still_share) != bool(still_folders):
+            raise ValueError(
+                f"still_share is {still_share} and still_folders are {list(still_folders)}, expected a share in (0, 1) "
+                "with folders, or neither; StillMotion trains on stills alone"
+            )
+        self.folders, self.weights, self.exclude = tuple(folders), weights, tuple(exclude)
+        self.still_folders, self.still_share = tuple(still_folders), still_share
         self.batch_size, self.crop, self.num_workers, self.seed = batch_size, crop, num_workers, seed
         self.cache, self.augment, self.val_frames, self.val_crop = cache, tuple(augment), val_frames, val_crop
         self.val_folders, self.test_folders = tuple(val_folders), tuple(test_folders)
         self._phases: tuple[ClipPhase, ...] = ()
         self._groups: tuple[Group, ...] = ()
 
-    @abstractmethod
-    def training_groups(self) -> Sequence[Group]:
-        """The footage to train on, decoding what is not in the cache yet."""
-
     def footage(self, folder: str, exclude: Sequence[str] = ()) -> list[Footage]:
         """What a folder holds, decoding what is not in the cache yet."""
-        return decode_folder(folder, Path(self.cache), exclude)
+        return footage_of(folder, self.cache, exclude)
+
+    def training_groups(self) -> list[Group]:
+        """The footage to train on, decoding what is not in the cache yet."""
+        self._check_exclude()
+        found = [tuple(self.footage(folder, self.exclude)) for folder in self.folders]
+        if self.weights is None:
+            groups = [Group(tuple(footage for group in found for footage in group))]
+        else:
+            total = sum(self.weights)
+            groups = [Group(footage, weight / total) for footage, weight in zip(found, self.weights, strict=True)]
+        if self.still_folders:
+            stills = [still for folder in self.still_folders for still in footage_of(folder, self.cache)]
+            groups = [Group(group.footage, group.weight * (1 - self.still_share)) for group in groups]
+            groups.append(Group(tuple(MovingStill.of(still) for still in stills), self.still_share))
+        return groups
+
+    def _check_exclude(self) -> None:
+        names = [name for folder in self.folders for name in names_in(folder, self.cache)] if self.exclude else []
+        for pattern in self.exclude:
+            if not any(is_excluded(name, [pattern]) for name in names):
+                raise ValueError(
+                    f"exclude {pattern!r} matches nothing in {', '.join(self.folders)}"
+                    f"{nearest_names(pattern, names)}; mend the pattern or leave it out"
+                )
+        if names and all(is_excluded(name, self.exclude) for name in names):
+            raise ValueError(f"exclude leaves nothing of {', '.join(self.folders)}; give fewer patterns")
 
     def prepare_data(self) -> None:
         """Decode everything that the cache lacks; Lightning calls it in one process a machine."""
         self.training_groups()
         for folder in (*self.val_folders, *self.test_folders):
-            self.footage(folder)
+            footage_of(folder, self.cache)
 
     def setup(self, stage: str) -> None:
         """List the footage."""
@@ -130,7 +177,7 @@ class ClipData(L.LightningDataModule, ABC):
         return self._whole(self.test_folders)
 
     def _whole(self, folders: Sequence[str]) -> DataLoader[TrainingClip] | list[Any]:
-        footage = [footage for folder in folders for footage in self.footage(folder)]
+        footage = [footage for folder in folders for footage in footage_of(folder, self.cache)]
         rank, processes = self._processes()
         if not footage:
             return []
@@ -174,60 +221,48 @@ class StepBatches(Sampler[list[int]]):
 
 
 class ClipFolders(ClipData):
-    """Clips from folders of videos, of stills, or of folders of numbered frames.
+    """Clips from any folders: of videos, of stills, of folders of numbered frames, of LitData's shards.
 
-    Args:
-        folders: to train on.
-        weights: shares of the folders in the clips; None makes all sources, wherever they lie, equally likely.
-        batch_size: see `ClipData`, as all that follow.
-        crop: side of the square crop in pixels.
-        num_workers: loader processes.
-        seed: of clips, crops and augmentations.
-        cache: where decoded frames are kept.
-        augment: of `datasets.AUGMENTATIONS`.
-        val_folders: of videos and pictures.
-        val_frames: length of a validation or test clip.
-        val_crop: its longest side in pixels.
-        test_folders: as `val_folders`.
+    Its arguments are those of `ClipData`.
     """
 
-    def __init__(
-        self,
-        folders: Sequence[str],
-        weights: Sequence[float] | None = None,
-        *,
-        batch_size: int = 8,
-        crop: int = 128,
-        num_workers: int = 0,
-        seed: int = 0,
-        cache: str = "runs/cache",
-        augment: Sequence[str] = AUGMENTATIONS,
-        val_folders: Sequence[str] = (),
-        val_frames: int = 9,
-        val_crop: int = 256,
-        test_folders: Sequence[str] = (),
-    ):
-        super().__init__(
-            batch_size=batch_size,
-            crop=crop,
-            num_workers=num_workers,
-            seed=seed,
-            cache=cache,
-            augment=augment,
-            val_folders=val_folders,
-            val_frames=val_frames,
-            val_crop=val_crop,
-            test_folders=test_folders,
-        )
-        if not folders:
-            raise ValueError("folders is empty; name at least one folder of videos or pictures")
-        if weights is not None and (len(weights) != len(folders) or min(weights) < 0 or not sum(weights)):
-            raise ValueError(f"weights are {list(weights)}, expected a share for each of {len(folders)} folders")
-        self.folders, self.weights = tuple(folders), weights
 
-    def training_groups(self) -> list[Group]:
+class Vimeo90K(ClipData):
+    """The training septuplets of Vimeo-90K; `folders` hold the unpacked archive, or shards made from it.
+
+    Its arguments are those of `ClipData`; `exclude` matches names such as "00001/0266".
+    """
+
+    def footage(self, folder: str, exclude: Sequence[str] = ()) -> list[Footage]:
         """See `ClipData`."""
-        found = [tuple(self.footage(folder)) for folder in self.folders]
-        if self.weights is None:
-            return [Group(tuple(footage for group in found for footage in group))]
-        return [Group(footage, weight) for footage, weight in zip(found, self.weights, strict=True)]
+        return list_shards(folder, self.cache, exclude) if is_shards(folder) else list_septuplets(folder, exclude)
+
+
+class BVIAOM(ClipData):
+    """The sequences of BVI-AOM (arXiv 2408.03265), 64 frames each; `folders` hold its YUV or MP4 files or shards.
+
+    The paper of BiECVC leaves out, without naming them, sequences that are in test sets: `exclude` names them. Raw
+    files carry size, depth and chroma format in their names: `NAME_1920x1080_25fps_10bit_420.yuv`.
+
+    Its arguments are those of `ClipData`.
+    """
+
+    def footage(self, folder: str, exclude: Sequence[str] = ()) -> list[Footage]:
+        """See `ClipData`."""
+        if not is_address(folder) and not Path(folder).is_dir():
+            raise FileNotFoundError(
+                f"{folder} is not a folder; expected BVI-AOM's YUV or MP4 files, which the University of Bristol "
+                "distributes (see arXiv 2408.03265); put them all into one folder"
+            )
+        return super().footage(folder, exclude)
+
+
+class StillMotion(ClipData):
+    """Clips of any length from stills, or from single frames of videos, with synthetic motion; see `MovingStill`.
+
+    Its arguments are those of `ClipData`.
+    """
+
+    def footage(self, folder: str, exclude: Sequence[str] = ()) -> list[Footage]:
+        """See `ClipData`."""
+        return [MovingStill.of(still) for still in super().footage(folder, exclude)]

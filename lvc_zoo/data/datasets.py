@@ -98,8 +98,7 @@ class RandomClips(Dataset[TrainingClip]):
         weights = np.array([group.weight for group in groups])
         group = groups[random.choice(len(groups), p=weights / weights.sum())]
         footage = group.footage[random.integers(len(group.footage))]
-        starts = np.concatenate([np.array(shot) for shot in footage.starts(span)])
-        first = int(random.choice(starts))
+        first = footage.draw_start(span, random)
         top, left = (int(random.integers(side - self.crop + 1)) for side in (footage.height, footage.width))
         flips = {name: random.random() < 0.5 for name in AUGMENTATIONS}
         part = footage.read(range(first, first + span, stride), Window(top, left, self.crop, self.crop), random)
@@ -151,7 +150,8 @@ class WholeClips(Dataset[TrainingClip]):
 
 def to_tensor(frames: np.ndarray) -> Tensor:
     """Frames `(T, 3, H, W)` in [0, 1] of uint8 `(T, H, W, 3)`."""
-    return torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2).float() / 255
+    # a copy: stored frames are read-only, and flipped ones run backwards in memory
+    return torch.from_numpy(np.array(frames, order="C")).permute(0, 3, 1, 2).float() / 255
 
 
 def usable_groups(groups: Sequence[Group], span: int, crop: int) -> tuple[Group, ...]:

@@ -50,6 +50,16 @@ class Footage(ABC):
         edges = (0, *self.cuts, self.num_frames)
         return [range(a, b - span + 1) for a, b in pairwise(edges) if b - a >= span]
 
+    def draw_start(self, span: int, random: np.random.Generator) -> int:
+        """One of all these frames, with equal chance."""
+        shots = self.starts(span)
+        place = int(random.integers(sum(map(len, shots))))
+        for shot in shots:
+            if place < len(shot):
+                break
+            place -= len(shot)
+        return shot[place]
+
     def holds(self, span: int, crop: int) -> bool:
         """Whether a clip of `span` consecutive frames and `crop` pixels a side fits without a cut."""
         return min(self.height, self.width) >= crop and bool(self.starts(span))
