@@ -27,7 +27,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--codecs", type=str, nargs="+", default=["biecvc-tiny", "biecvc-tiny:intra", "x264"], help=text
     )
-    parser.add_argument("--out", type=str, default="evaluation", help="folder for results; points there are reused")
+    parser.add_argument("--out", type=str, default="evaluation", help="folder for tables, pictures and JSON")
+    text = "folder for measured points, which later runs reuse, under other conditions too; by default that of --out"
+    parser.add_argument("--work", type=str | None, default=None, help=text)
     parser.add_argument("--name", type=str, default="clips", help="of the condition, for headings")
     parser.add_argument("--frames", type=int, default=33, help="number of frames of each clip; 1 for still pictures")
     choices = ("random_access", "low_delay")
@@ -95,7 +97,7 @@ def run(options: Namespace, console: "Console", progress: Progress) -> None:
             print(in_words(outcome), file=sys.stderr, flush=True)
             advance()
 
-        result = evaluate(contenders, clips, condition, out, settings, note)
+        result = evaluate(contenders, clips, condition, Path(options.work or out), settings, note)
     for label, other in others.items():
         result = result.with_codecs_of(other, label)
     paths = write_report(result, out, options.min_overlap)

@@ -138,8 +138,12 @@ class TestCondition:
         return {**to_dict(self), "manifest_sha256": self.manifest_sha256}
 
     def of_clip(self, name: str) -> dict[str, Any]:
-        """What a measurement of one clip depends on, JSON-ready: clips that come or go leave it as it is."""
-        settings = {key: value for key, value in to_dict(self).items() if key not in RECORDED}
+        """What a measurement of one clip depends on besides its codec, JSON-ready.
+
+        Clips that come or go leave it as it is. The structure is left out, because what a codec makes of it counts.
+        """
+        shared = (*RECORDED, "structure", "intra_period")
+        settings = {key: value for key, value in to_dict(self).items() if key not in shared}
         clip = next(clip for clip in self.sequences if clip.name == name)
         return {**settings, "sequences": [to_dict(clip)], "ms_ssim": self.ms_ssim}
 

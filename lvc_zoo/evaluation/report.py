@@ -262,6 +262,13 @@ def facts(result: EvaluationResult) -> list[str]:
     ]
 
 
+def report_json(result: EvaluationResult, min_overlap: float = MIN_OVERLAP) -> dict[str, Any]:
+    """What `result.json` holds, see `results`."""
+    bd_rates = [to_dict(row) for row in bd_rate_table(result, min_overlap)]
+    checks = [to_dict(check) for check in quality_checks(result)]
+    return {**result.to_json(), "bd_rates": bd_rates, "checks": checks}
+
+
 def write_report(result: EvaluationResult, out: Path, min_overlap: float = MIN_OVERLAP) -> list[Path]:
     """Write `result.json`, `report.md`, `rd.png`, `frames.png`, and `exports` for other programs.
 
@@ -273,9 +280,7 @@ def write_report(result: EvaluationResult, out: Path, min_overlap: float = MIN_O
     Returns:
         The files.
     """
-    bd_rates = [to_dict(row) for row in bd_rate_table(result, min_overlap)]
-    checks = [to_dict(check) for check in quality_checks(result)]
-    write_json(out / "result.json", {**result.to_json(), "bd_rates": bd_rates, "checks": checks})
+    write_json(out / "result.json", report_json(result, min_overlap))
     text = [f"# {result.condition.name}\n", *(f"* {fact}" for fact in facts(result)), ""]
     text += [grid.markdown() for grid in grids(result, min_overlap)]
     (out / "report.md").write_text("\n".join(text))

@@ -48,7 +48,7 @@ class RunSettings:
     Attributes:
         jobs: processes that code at the same time.
         threads: of PyTorch in each process; None shares PyTorch's own number among the processes.
-        keep: keep the coded files, under `streams` in the output folder.
+        keep: keep the coded files, under `streams`.
     """
 
     jobs: int = 1
@@ -74,7 +74,7 @@ class Task(NamedTuple):
         clip: the clip.
         value: the setting.
         condition: what to measure.
-        folder: of the results.
+        folder: for `points` and `streams`.
     """
 
     contender: Contender
@@ -86,8 +86,9 @@ class Task(NamedTuple):
     @property
     def place(self) -> str:
         """Relative path of this point without a suffix."""
-        setting = f"{self.contender.parameter}{self.value:g}"
-        return "/".join((*map(file_name, self.names), setting))
+        codec, clip = map(file_name, self.names)
+        structure = "-".join(map(str, self.contender.structure.to_config().values()))
+        return f"{codec}/{structure}/{clip}/{self.contender.parameter}{self.value:g}"
 
     @property
     def names(self) -> tuple[str, str]:
@@ -110,20 +111,20 @@ def evaluate(
     codecs: Sequence[str | Contender],
     clips: Sequence[Clip],
     condition: TestCondition,
-    out: Path,
+    work: Path,
     settings: RunSettings | None = None,
     note: Callable[[PointResult | Failure], None] = lambda _: None,
 ) -> EvaluationResult:
     """Code every clip with every codec at every rate point, and measure the decoded files.
 
-    Each point is written to `points` in the output folder when it is done; a later run takes it from there where
-    condition, weights and setting agree. A point that fails does not stop the others.
+    Each point is written when it is done; a later run, under this condition or another, takes it from there where clip,
+    frames, structure of the codec, weights and setting agree. A point that fails does not stop the others.
 
     Args:
         codecs: names for `make_contender`, or contenders.
         clips: from `find_clips`; those of the condition.
         condition: what to code and measure.
-        out: folder, made if missing.
+        work: folder for `points` and `streams`, made if missing.
         settings: of the machine; None is `RunSettings()`.
         note: called with each point as it is measured or found.
 
@@ -139,7 +140,7 @@ def evaluate(
     names = [contender.name for contender in contenders]
     if not names or len(set(names)) != len(names):
         raise ValueError(f"codecs are {names}, expected at least one and no name twice; give labels, LABEL=NAME")
-    tasks = [Task(c, clip, value, condition, out) for clip in clips for c in contenders for value in c.values]
+    tasks = [Task(c, clip, value, condition, work) for clip in clips for c in contenders for value in c.values]
     done: dict[int, PointResult | Failure] = {}
     for index, task in enumerate(tasks):
         if (point := _stored_point(task)) is not None:

@@ -154,7 +154,7 @@ def test_condition_of_a_clip_ignores_other_clips(folder):
     before = condition_of(folder).of_clip("a")
     write_clip(folder / "c.y4m")
     assert condition_of(folder, name="later", q=(5,)).of_clip("a") == before
-    assert condition_of(folder, intra_period=16).of_clip("a") != before
+    assert condition_of(folder, max_size=(64, 48)).of_clip("a") != before
 
 
 def test_structure_is_built_from_the_condition(folder):
