@@ -339,6 +339,25 @@ def evaluate(options: Namespace) -> None:
     run(options, _console(sys.stdout), _progress)
 
 
+def data(options: Namespace) -> int:
+    """Prepare, check or optimize footage to train or test on; exit code 1 where something is wrong with it."""
+    from .data import prepare
+
+    given = options[options.action]
+    if options.action == "optimize":
+        count = prepare.optimize(given.folder, given.out, given.encoding, given.shard_mib << 20)
+        print(f"{given.out}: {count} shards; name it in a recipe as any folder of footage")
+        return 0
+    if options.action == "prepare":
+        problems = prepare.prepare(given.what, given.source, given.out)
+        lines = [f"problem: {problem}" for problem in problems] or ["every file is there, with its checksum"]
+    else:
+        report = prepare.check_folder(given.folder, given.manifest)
+        problems, lines = report.problems, list(report.lines())
+    print("\n".join(lines))
+    return 1 if problems else 0
+
+
 # ---- options
 
 
@@ -421,8 +440,8 @@ def build_parser() -> ArgumentParser:
     commands = parser.add_subcommands(dest="command", required=True)
     for name, (action, add_arguments) in COMMANDS.items():
         command = ArgumentParser(description=action.__doc__, exit_on_error=False)
-        add_arguments(command)
         commands.add_subcommand(name, command, help=(action.__doc__ or "").split(";")[0].rstrip("."))
+        add_arguments(command)
     return parser
 
 
@@ -501,6 +520,28 @@ def _demo_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--out", type=str, default="demo_out", help="folder for files and picture")
 
 
+def _data_arguments(parser: ArgumentParser) -> None:
+    def command(name: str, text: str) -> ArgumentParser:
+        added = ArgumentParser(description=text, exit_on_error=False)
+        commands.add_subcommand(name, added, help=text)
+        return added
+
+    commands = parser.add_subcommands(dest="action", required=True)
+    added = command("prepare", "put a data set in its place; write checksums, or compare with those written before")
+    names = "vimeo90k, bvi-aom, uvg, mcl-jcv, hevc-b, hevc-c, hevc-d, hevc-e, or a folder"
+    added.add_argument("what", type=str, help=names)
+    added.add_argument("--source", type=str | None, default=None, help="where the files of a named set are now")
+    added.add_argument("--out", type=str | None, default=None, help="folder for links to them")
+    added = command("check", "read every frame; count sizes, lengths and cuts, name what is damaged, compare checksums")
+    added.add_argument("folder", type=str, help="of videos, stills, folders of frames, or shards")
+    added.add_argument("--manifest", type=str | None, default=None, help="another one than the folder's own")
+    added = command("optimize", "turn a folder into LitData's shards, for clusters and object stores")
+    added.add_argument("folder", type=str, help="of videos, stills, folders of frames, or Vimeo-90K's archive")
+    added.add_argument("out", type=str, help="a new folder")
+    added.add_argument("--encoding", choices=("raw", "png"), default="raw", help="png is smaller, but slower to read")
+    added.add_argument("--shard-mib", type=int, default=64, help="aim for the size of a shard in MiB")
+
+
 def _add_model(parser: ArgumentParser) -> None:
     text = "weights: bundled name, folder or owner/repo[@revision]; found by the header if bundled or from the Hub"
     parser.add_argument("--model", type=str | None, default=None, help=text)
@@ -519,7 +560,7 @@ def _add_json(parser: ArgumentParser) -> None:
 
 
 TRAINING = ("fit", "validate", "test", "predict")
-COMMANDS: dict[str, tuple[Callable[[Namespace], None], Callable[[ArgumentParser], None]]] = {
+COMMANDS: dict[str, tuple[Callable[[Namespace], int | None], Callable[[ArgumentParser], None]]] = {
     "encode": (encode, _encode_arguments),
     "decode": (decode, _decode_arguments),
     "info": (info, _info_arguments),
@@ -528,6 +569,7 @@ COMMANDS: dict[str, tuple[Callable[[Namespace], None], Callable[[ArgumentParser]
     "convert": (convert, _convert_arguments),
     "demo": (demo, _demo_arguments),
     "evaluate": (evaluate, _evaluate_arguments),
+    "data": (data, _data_arguments),
 }
 
 
@@ -538,7 +580,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: its arguments; None takes the process's.
 
     Returns:
-        Exit code: 0; 1 for a stream that does not decode; 2 for anything else that the user can mend; 130 for Ctrl-C.
+        Exit code: 0; 1 for a damaged stream or data; 2 for anything else that the user can mend; 130 for Ctrl-C.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     # anywhere on the line, not only before the subcommand
@@ -555,7 +597,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 run(given)
                 return 0
             options = build_parser().parse_args(given)
-            COMMANDS[options.command][0](options[options.command])
+            return COMMANDS[options.command][0](options[options.command]) or 0
         except (ArgumentError, BitstreamError, ModuleNotFoundError, OSError, ValueError) as error:
             if is_debug:
                 raise

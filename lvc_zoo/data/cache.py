@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from .readers import natural_order, open_video
 
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".mov", ".avi", ".webm", ".y4m", ".yuv")
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+Item = TypeVar("Item")
 # part of the names in the cache: what is decoded or found in another way needs another number
 CACHE_VERSION = 2
 
@@ -56,26 +57,31 @@ def list_pictures(folder: Path) -> list[Path]:
 
 
 def decode_folder(folder: str | Path, cache: str | Path, exclude: Sequence[str] = ()) -> list[Footage]:
-    """Decode what a folder holds, and find its cuts, where the cache does not have it yet.
+    """Decode what a folder holds, but for names that a glob pattern matches; see `decode_sources`."""
+    sources = [source for source in list_sources(folder) if not is_excluded(source.name, exclude)]
+    return decode_sources(sources, cache, str(folder))
+
+
+def decode_sources(sources: Sequence[Path], cache: str | Path, name: str) -> list[Footage]:
+    """Decode videos, pictures and folders of pictures, and find their cuts, where the cache does not have them yet.
 
     A name in the cache tells the source's size and time, so a changed source is decoded anew; an entry appears when it
     is complete, so an interrupted call goes on where it stopped.
 
     Args:
-        folder: see `list_sources`.
+        sources: what to decode.
         cache: folder for the arrays, uint8 `(T, H, W, 3)` RGB (0.7 MB a 640x360 frame), and their cuts; created.
-        exclude: glob patterns of names to leave out.
+        name: of all of them, for messages.
 
     Raises:
         ValueError: for a source that cannot be read; `lvc-zoo data check` lists them all.
     """
-    sources = [s for s in list_sources(folder) if not is_excluded(s.name, exclude)]
     entries = [_Entry.of(source, Path(cache)) for source in sources]
     missing = [entry for entry in entries if not entry.facts.exists()]
     if missing:
         Path(cache).mkdir(parents=True, exist_ok=True)
-        with gathered_color_warnings(folder):
-            for entry in progress(missing, f"decoding {Path(folder).name}"):
+        with gathered_color_warnings(name):
+            for entry in progress(missing, f"decoding {Path(name).name}"):
                 entry.decode()
     return [entry.footage() for entry in entries]
 
@@ -221,7 +227,7 @@ def gathered_color_warnings(folder: str | Path) -> Iterator[None]:
         )
 
 
-def progress(items: Sequence[_Entry], what: str) -> Iterable[_Entry]:
+def progress(items: Sequence[Item], what: str) -> Iterable[Item]:
     """The items, with a bar on a terminal."""
     from rich.console import Console
     from rich.progress import track

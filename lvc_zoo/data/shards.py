@@ -109,7 +109,7 @@ def list_shards(folder: str | Path, cache: str | Path, exclude: Sequence[str] = 
 
 
 def write_shards(
-    sources: Iterable[tuple[str, Iterable[np.ndarray]]],
+    sources: Iterable[tuple[str, Iterable[np.ndarray], Sequence[int] | None]],
     out: Path,
     encoding: str = "raw",
     shard_bytes: int = SHARD_BYTES,
@@ -117,7 +117,7 @@ def write_shards(
     """Write footage, frame by frame, into shards; their last item is a table of the footage, which is also returned.
 
     Args:
-        sources: name and frames, uint8 `(H, W, 3)`, of each.
+        sources: name, frames, uint8 `(H, W, 3)`, and cuts of each; None finds them.
         out: an empty folder, or none yet.
         encoding: "raw", or "png" for about half of the bytes and several times the reading time.
         shard_bytes: aim for the size of a shard.
@@ -127,14 +127,15 @@ def write_shards(
     if encoding not in ENCODINGS:
         raise ValueError(f"encoding is {encoding!r}, expected one of {', '.join(ENCODINGS)}")
     shards, table, count = Cache(str(out), chunk_bytes=shard_bytes), [], 0
-    for name, frames in sources:
+    for name, frames, cuts in sources:
         first, thumbnails, shape = count, [], (0, 0, 3)
         for frame in frames:
             shards[count] = frame.tobytes() if encoding == "raw" else _png(frame)
             thumbnails.append(thumbnail(frame))
             count, shape = count + 1, frame.shape
         size = {"num_frames": count - first, "height": shape[0], "width": shape[1]}
-        table.append({"name": name, "first": first, **size, "cuts": find_cuts(np.stack(thumbnails))})
+        found = find_cuts(np.stack(thumbnails)) if cuts is None else list(cuts)
+        table.append({"name": name, "first": first, **size, "cuts": found})
     shards[count] = json.dumps({"encoding": encoding, "footage": table}).encode()
     shards.done()
     shards.merge()

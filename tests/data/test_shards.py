@@ -25,7 +25,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module", params=["raw", "png"])
 def shards(request, folder, tmp_path_factory):
     out = tmp_path_factory.mktemp(request.param)
-    sources = [(path.name, map(to_codes, read_frames(path))) for path in sorted(folder.iterdir())]
+    sources = [(path.name, map(to_codes, read_frames(path)), None) for path in sorted(folder.iterdir())]
     write_shards(sources, out, request.param, shard_bytes=16_000)
     return out
 
