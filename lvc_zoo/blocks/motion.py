@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .conv import Conv2d
-from .precision import full_precision
+from .precision import at_least_float32, full_precision
 
 
 def warp(x: Tensor, flow: Tensor, mode: Literal["bilinear", "bicubic"] = "bilinear") -> Tensor:
@@ -41,14 +41,16 @@ def warp(x: Tensor, flow: Tensor, mode: Literal["bilinear", "bicubic"] = "biline
             f"flow has shape {tuple(flow.shape)}, expected (B, 2, {height}, {width}) to match the picture; "
             "scale it with flow_pyramid"
         )
+    # in bfloat16 a position is up to half a pixel off at the border of a 256 pixel wide picture
+    flow, source = at_least_float32(flow), at_least_float32(x)
     columns = torch.linspace(-1.0, 1.0, width, device=x.device, dtype=flow.dtype) if width > 1 else flow.new_zeros(1)
     rows = torch.linspace(-1.0, 1.0, height, device=x.device, dtype=flow.dtype) if height > 1 else flow.new_zeros(1)
     horizontal = columns + flow[:, 0] * (2.0 / max(width - 1, 1))
     vertical = rows[:, None] + flow[:, 1] * (2.0 / max(height - 1, 1))
     # PyTorch's CPU kernel crashes the process on a NaN position; the NaN still reaches the loss through the flow itself
-    grid = torch.stack([horizontal, vertical], dim=-1).to(x.dtype).nan_to_num()
-    sampled = F.grid_sample(x, grid, mode=mode, padding_mode="border", align_corners=True)
-    return sampled.contiguous(memory_format=torch.channels_last)
+    grid = torch.stack([horizontal, vertical], dim=-1).to(source.dtype).nan_to_num()
+    sampled = F.grid_sample(source, grid, mode=mode, padding_mode="border", align_corners=True)
+    return sampled.to(x.dtype).contiguous(memory_format=torch.channels_last)
 
 
 def accumulate_flow(flow: Tensor, further: Tensor) -> Tensor:

@@ -11,3 +11,8 @@ def full_precision(x: Tensor) -> AbstractContextManager[object]:
     if x.device.type == "meta":  # has no autocast, which PyTorch reports as an error
         return nullcontext()
     return torch.autocast(x.device.type, enabled=False)
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """`x` in float32 where it is a shorter type: positions, flows and residuals do not bear bfloat16's eight bits."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from ..blocks.precision import at_least_float32
 from ..errors import BitstreamError, DesyncError
 from . import rans
 from .distributions import Distribution
@@ -66,7 +67,7 @@ class RateEstimator:
             raise ValueError(f"latent {name} is missing: only a SymbolReader works without the picture")
         if name in self.bits:
             raise ValueError(f"latent name {name!r} came twice in one frame; names must be unique")
-        residual = y - distribution.mean
+        residual = at_least_float32(y) - distribution.mean
         rounded = residual + (torch.round(residual) - residual).detach()
         rated = rounded if self.noise is None else residual + self.noise.draw(residual, name)
         self.bits[name] = distribution.bits(rated).flatten(1).sum(dim=1)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ..blocks.dcvc import MotionDecoder, MotionEncoder, initialise_unit_gain, quieten
 from ..blocks.gain import RateGain, RateRule, coefficient_gains, feature_gains
 from ..blocks.motion import SpyNet
+from ..blocks.precision import at_least_float32
 from ..blocks.transform import BlockTransform, LatentScale, soft_limit
 from .coder import LatentCoder
 from .context import ConditionalQuadtree
@@ -117,4 +118,4 @@ class MotionCodec(nn.Module):
         flows_hat, feature = self.decoder(seen, self.decoder_gain(rate, layer))
         if self.shortcut:
             flows_hat = flows_hat + self.transform.synthesis(y_hat / gain)
-        return list(flows_hat.split(2, dim=1)), MotionState(seen, feature)
+        return list(at_least_float32(flows_hat).split(2, dim=1)), MotionState(seen, feature)

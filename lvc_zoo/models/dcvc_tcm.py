@@ -17,6 +17,7 @@ from ..blocks.dcvc import ContextualDecoder, ContextualEncoder, HyperAnalysis
 from ..blocks.fusion import MultiScaleContextFusion
 from ..blocks.gdn import GDN
 from ..blocks.motion import SpyNet, flow_pyramid, warp
+from ..blocks.precision import at_least_float32
 from ..blocks.pyramid import FeaturePyramid
 from ..codec.picture import FrameInfo, Picture
 from ..codec.video import VideoCodec
@@ -141,7 +142,7 @@ class TCMMotionCodec(nn.Module):
         parameters = self.hyper.code(y, (batch, height // 16, width // 16), coder, "hyper/motion")
         scale, mean = parameters.chunk(2, dim=1)
         flow: Tensor = self.decoder(coder.code(y, Laplace(mean, scale, self.tables), name="motion"))
-        return flow
+        return at_least_float32(flow)
 
 
 class ContextMiner(nn.Module):

@@ -21,6 +21,7 @@ class FlowTask(L.LightningModule):
 
     Args:
         variant: name of the codec.
+        overrides: entries of the variant's config; its estimator must be "spynet".
         weights: weights to start from; None starts fresh.
         smoothness: weight of the total variation, a pixel.
         learning_rate: peak of the cosine schedule.
@@ -29,7 +30,8 @@ class FlowTask(L.LightningModule):
 
     def __init__(
         self,
-        variant: str = "biecvc-tiny",
+        variant: str = "biecvc",
+        overrides: dict[str, Any] | None = None,
         weights: str | None = None,
         smoothness: float = 2e-3,
         learning_rate: float = 1e-3,
@@ -37,11 +39,15 @@ class FlowTask(L.LightningModule):
     ):
         super().__init__()
         self.save_hyperparameters()
-        self.codec = load_codec(variant, weights)
+        self.codec = load_codec(variant, weights, overrides=overrides)
         self.codec.requires_grad_(False)
         assert self.codec.inter is not None
         estimator = self.codec.inter.get_submodule("motion.estimator")
-        assert isinstance(estimator, SpyNet)
+        if not isinstance(estimator, SpyNet):
+            raise ValueError(
+                f"the flow estimator of {self.codec.variant} is {type(estimator).__name__}, which learns nothing, "
+                "expected SpyNet; set estimator: spynet in overrides"
+            )
         self.estimator = estimator.requires_grad_(True)
 
     def training_step(self, batch: TrainingClip, batch_index: int) -> Tensor:

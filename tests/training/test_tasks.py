@@ -1,100 +1,39 @@
-"""Training runs of two steps: the recipes parse and run, and what they leave loads and codes."""
-
-from fractions import Fraction
-from pathlib import Path
-from types import SimpleNamespace
+"""What the tasks fix for their papers: layers, weights, auxiliary errors, fresh starts, other codecs."""
 
 import pytest
 import torch
 
-from lvc_zoo import LSTEC, BiECVC
-from lvc_zoo.cli import main
-from lvc_zoo.color import ColorSpec
-from lvc_zoo.data import open_writer
 from lvc_zoo.data.datasets import TrainingClip
 from lvc_zoo.models import create_model
 from lvc_zoo.training.flow import FlowTask
-from lvc_zoo.training.tasks import BiECVCTask, IntraTask, LSTECTask
+from lvc_zoo.training.losses import squared_error
+from lvc_zoo.training.starting_point import start_transform
+from lvc_zoo.training.tasks import BiECVCTask, DCVCDCTask, DCVCTCMTask, IntraTask, LSTECTask
 from tests.miniature import moving_clip
+from tests.training.by_hand import SMALL, attached, batch, stage
 
-RECIPES = Path(__file__).resolve().parents[2] / "recipes" / "train"
-pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's own, about workers and missing loggers
-
-
-@pytest.fixture(scope="module")
-def footage(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("footage")
-    spec = ColorSpec(matrix="bt601", full_range=False, bit_depth=8, chroma="444")
-    with open_writer(folder / "clip.mkv", width=80, height=64, frame_rate=Fraction(25), color=spec) as writer:
-        for frame in moving_clip(9, 64, 80):
-            writer.write(frame)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def trained(footage, tmp_path_factory):
-    """Folders of an intra run and of a B-frame run on top of it."""
-    runs = tmp_path_factory.mktemp("runs")
-    common = [f"--data.folders=[{footage}]", f"--data.cache={runs}/cache", "--data.steps=2", "--data.crop=64"]
-    common += ["--data.batch_size=4", "--data.strides=[1]", "--trainer.max_steps=2", "--trainer.callbacks=null"]
-    common += [
-        "--trainer.precision=32-true",
-        "--trainer.enable_progress_bar=false",
-        "--trainer.enable_checkpointing=false",
-    ]
-    common += [f"--trainer.default_root_dir={runs}", "--trainer.callbacks+=lvc_zoo.training.callbacks.ExportCodec"]
-    intra, inter = runs / "intra", runs / "inter"
-    recipe = str(RECIPES / "biecvc-tiny_intra.yaml")
-    assert main(["fit", "--config", recipe, *common, f"--trainer.callbacks.folder={intra}"]) == 0
-    recipe = str(RECIPES / "biecvc-tiny_1_triplets.yaml")
-    weights = f"--model.init_args.weights={intra}"
-    assert main(["fit", "--config", recipe, *common, weights, f"--trainer.callbacks.folder={inter}"]) == 0
-    return intra, inter
-
-
-def test_fit_exports_weights_that_code(trained):
-    codec, clip = BiECVC.from_pretrained(trained[1]), moving_clip(3, 32, 48)
-    assert codec.decompress(codec.compress(clip, 20)).shape == clip.shape
-    assert codec.metadata["training"]["steps"] == 2
-
-
-def test_fit_changes_only_the_trained_network(trained):
-    intra, inter = (BiECVC.from_pretrained(path).state_dict() for path in trained)
-    changed = {name.split(".")[0] for name, value in inter.items() if not torch.equal(value, intra[name])}
-    assert changed == {"inter"}
-
-
-def test_fit_of_p_frames_takes_over_the_intra_network(footage, trained, tmp_path):
-    recipe, out = str(RECIPES / "lstec-tiny_1_pairs.yaml"), tmp_path / "lstec"
-    options = [f"--data.folders=[{footage}]", f"--data.cache={tmp_path}/cache", "--data.steps=2", "--data.crop=64"]
-    options += [
-        "--data.strides=[1]",
-        "--trainer.max_steps=2",
-        "--trainer.precision=32-true",
-        "--trainer.callbacks=null",
-    ]
-    options += ["--trainer.enable_progress_bar=false", "--trainer.enable_checkpointing=false"]
-    options += [f"--trainer.default_root_dir={tmp_path}", "--trainer.callbacks+=lvc_zoo.training.callbacks.ExportCodec"]
-    options += [f"--trainer.callbacks.folder={out}", f"--model.init_args.intra={trained[0]}"]
-    assert main(["fit", "--config", recipe, *options]) == 0
-    codec, clip = LSTEC.from_pretrained(out), moving_clip(4, 32, 48)
-    assert codec.decompress(codec.compress(clip, 20)).shape == clip.shape
-    source = BiECVC.from_pretrained(trained[0]).intra.state_dict()
-    assert all(torch.equal(value, source[name]) for name, value in codec.intra.state_dict().items())
+SPYNET = {"estimator": "spynet", "spynet_widths": (8, 8, 8, 8), "spynet_kernel": 5, "motion_shortcut": False}
+DC = {"features": (8, 8, 8), "current": (8, 8, 8), "latent": 8, "hyper": 4, "motion": 8, "align_groups": 2}
+DC |= {"unet_widths": (4, 4, 4), "unet_depth": 1, "spynet_widths": (4, 4, 4, 4)}
+INTRA = {"widths": (8, 8, 8), "latent": 8, "hyper": 4, "refine_widths": (4, 4, 4), "refine_depth": 1}
+DC |= {f"intra.{key}": value for key, value in INTRA.items()}
+TCM = {"channels": 4, "latent": 4, "motion": 4, "intra.channels": 4, "spynet_widths": (4, 4, 4, 4)}
 
 
 def test_plans_of_short_clip_take_layers_of_a_long_gop():
-    task = BiECVCTask(variant="biecvc-tiny")
+    task = BiECVCTask("biecvc-tiny", overrides=SMALL, stages=[stage()])
     neighbours = {plan.poc: plan.layer for plan in task.plans(5, stride=1)}
     assert neighbours == {0: 0, 4: 0, 2: 4, 1: 5, 3: 5}
     assert [plan.layer for plan in task.plans(3, stride=16)] == [0, 0, 1]
+    assert [task.weight_of(plan) for plan in task.plans(5, stride=8)[2:]] == [1.4, 1.4, 1.4]
+    assert [task.weight_of(plan) for plan in task.plans(5, stride=1)[2:]] == [0.5, 0.5, 0.5]
 
 
 def test_lstec_clip_meets_every_place_of_the_weights_cycle():
-    task = LSTECTask(variant="lstec-tiny")
+    task = attached(LSTECTask("lstec-tiny", overrides=SMALL, stages=[stage()]))
     weights, adaptors = [], set()
     for step in range(4):
-        task.trainer = SimpleNamespace(global_step=step)
+        task.trainer.global_step = step
         plans = task.plans(5, stride=1)
         assert [plan.poc for plan in plans] == list(range(5))
         weights.append([task.weight_of(plan) for plan in plans[1:]])
@@ -105,16 +44,73 @@ def test_lstec_clip_meets_every_place_of_the_weights_cycle():
     assert adaptors == {0, 1, 2}
 
 
-def test_batch_that_cannot_hold_every_anchor_raises():
-    task = IntraTask(variant="biecvc-tiny")
-    batch = TrainingClip(torch.zeros(3, 1, 3, 64, 64), torch.ones(3))
-    with pytest.raises(ValueError, match="anchors equally often"):
-        task.training_step(batch, 0)
+def test_frame_weights_of_the_recipe_replace_the_papers():
+    task = LSTECTask("lstec-tiny", overrides=SMALL, stages=[stage()], frame_weights=(1.0, 2.0))
+    assert [task.weight_of(plan) for plan in task.plans(5, stride=1)[1:]] == [1.0, 2.0, 1.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("task", "variant", "overrides", "num_frames", "size"),
+    [
+        (IntraTask, None, INTRA, 1, 32),
+        (IntraTask, "dcvc-tcm-intra", {"channels": 4}, 2, 64),
+        (IntraTask, "dcvc-tcm", TCM, 1, 64),
+        (DCVCDCTask, None, DC, 2, 32),
+        (DCVCTCMTask, None, TCM, 2, 64),
+    ],
+)
+def test_every_codec_takes_a_step_that_changes_its_trained_network_alone(task, variant, overrides, num_frames, size):
+    torch.manual_seed(0)
+    trained = attached(task(variant, overrides=overrides, stages=[stage(num_frames=num_frames)]))
+    before = {name: value.clone() for name, value in trained.codec.named_parameters()}
+    optimizer = trained.configure_optimizers()
+    trained.backpropagate(batch(num_frames, size))
+    optimizer.step()
+    changed = {name.split(".")[0] for name, value in trained.codec.named_parameters() if not value.equal(before[name])}
+    assert changed == {"intra" if task is IntraTask else "inter"}
+
+
+def test_ms_ssim_loss_takes_the_second_set_of_weights():
+    torch.manual_seed(0)
+    trained = attached(IntraTask(overrides=INTRA, stages=[stage(num_frames=1)], distortion="ms-ssim"))
+    values = trained.backpropagate(batch(1, size=192)).means(trained.trainer.strategy.reduce)
+    lambdas = torch.tensor([7.68, 15.36, 30.72, 61.44])
+    balance = (lambdas[0] * lambdas[3]) ** 0.25 / lambdas.sqrt()
+    bpp = torch.stack([values[f"bpp_{anchor}"] for anchor in range(4)])
+    rate, most = (balance * bpp).mean(), (balance * lambdas).mean()
+    assert float(rate) < float(values["loss"]) < float(rate + most)
+
+
+def test_warp_weight_adds_the_error_of_decoded_and_estimated_flows():
+    losses = []
+    for weight in (0.0, 0.5):
+        torch.manual_seed(0)
+        task = attached(BiECVCTask("biecvc-tiny", overrides=SMALL, stages=[stage(num_frames=3, warp_weight=weight)]))
+        seen = {}
+        loss_of = task.frame_loss
+
+        def keep(frame, work, tally, seen=seen, loss_of=loss_of):
+            seen |= {"flows": frame.motion, "estimated": list(work.seen["motion.estimator"]), "work": work}
+            return loss_of(frame, work, tally)
+
+        task.frame_loss = keep
+        losses.append(task.backpropagate(batch(3)).means(task.trainer.strategy.reduce)["loss"])
+    clip, work = seen["work"].clip, seen["work"]
+    from lvc_zoo.blocks.motion import warp
+
+    sides = (clip[:, 0], clip[:, 2])
+    errors = [
+        squared_error(warp(side, flow), clip[:, 1])
+        for flows in (seen["flows"], seen["estimated"])
+        for side, flow in zip(sides, flows, strict=True)
+    ]
+    weight = task.weight_of(task.plans(3, 1)[2])
+    expected = (work.balance * weight * work.weight * 0.5 * torch.stack(errors).mean(dim=0)).mean()
+    torch.testing.assert_close(losses[1] - losses[0], expected.detach(), rtol=1e-4, atol=1e-5)
 
 
 def test_shortcut_keeps_leading_components_of_training_blocks():
-    from lvc_zoo.training.starting_point import start_transform
-
+    torch.manual_seed(0)
     network, basis = create_model("biecvc-tiny").intra, torch.linalg.qr(torch.randn(768, 8))[0]
     blocks = torch.randn(4000, 8) * torch.arange(8, 0, -1) @ basis.T
     start_transform(network, blocks)
@@ -130,8 +126,8 @@ def test_flow_task_learns_a_shift_and_trains_the_estimator_alone():
     torch.manual_seed(0)
     picture = moving_clip(1, 64, 68)[0]
     pair = torch.stack([picture[..., :64], picture[..., 4:]])  # the second frame is the first, shifted by 4 to the left
-    task = FlowTask(variant="biecvc-tiny")
-    task.trainer, task.log = SimpleNamespace(), lambda *_, **__: None
+    task = FlowTask("biecvc-tiny", overrides=SPYNET | {"spynet_widths": (16, 24, 16, 8), "spynet_finest": 1})
+    task.trainer, task.log = attached(IntraTask(overrides=INTRA)).trainer, lambda *_, **__: None
     optimizer = torch.optim.Adam(task.estimator.parameters(), 1e-3)
     losses = []
     for _ in range(60):
@@ -139,7 +135,12 @@ def test_flow_task_learns_a_shift_and_trains_the_estimator_alone():
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
     reached = {name for name, p in task.codec.named_parameters() if p.grad is not None}
     assert all(name.startswith("inter.motion.estimator.") for name in reached)
     assert losses[-1] < 0.75 * losses[0]
+
+
+def test_flow_task_of_estimator_without_weights_raises():
+    with pytest.raises(ValueError, match="BlockMatching, which learns nothing, expected SpyNet"):
+        FlowTask("biecvc-tiny")
