@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import re
 import sys
 import warnings
@@ -11,6 +10,7 @@ from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import NamedTuple, TypeVar
+from uuid import uuid4
 
 import numpy as np
 import torch
@@ -106,7 +106,7 @@ class _Entry(NamedTuple):
         return cls(source, cache / f"{source.stem}-{digest}.npy", cache / f"{source.stem}-{digest}.json")
 
     def decode(self) -> None:
-        partial = self.array.with_suffix(f".{os.getpid()}.part")
+        partial = self.array.with_suffix(f".{uuid4().hex}.part")
         thumbnails = []
 
         def frames() -> Iterator[np.ndarray]:

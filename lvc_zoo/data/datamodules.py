@@ -160,7 +160,7 @@ class ClipData(L.LightningDataModule):
         """Batches of clips, frames `(B, T, 3, crop, crop)`, from the trainer's step to the end of the last phase."""
         clips = self._clips()
         batches = StepBatches(self, len(clips) // clips.batch_size, self.batch_size, *self._processes())
-        return DataLoader(
+        return StepLoader(
             clips, batch_sampler=batches, num_workers=self.num_workers, persistent_workers=self.num_workers > 0
         )
 
@@ -218,6 +218,20 @@ class StepBatches(Sampler[list[int]]):
         for step in range(first, self._steps):
             start = (step * self._processes + self._rank) * self._batch_size
             yield list(range(start, start + self._batch_size))
+
+
+class StepLoader(DataLoader[TrainingClip]):
+    """A loader of `StepBatches`: it starts at the trainer's step, so a checkpoint needs no state of its own for it.
+
+    Without these two methods Lightning warns that a resumed run would not be the same.
+    """
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Nothing to take over."""
 
 
 class ClipFolders(ClipData):

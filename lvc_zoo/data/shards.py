@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,10 +70,21 @@ def is_address(folder: str | Path) -> bool:
     return re.match(r"[a-z][a-z0-9]+:", str(folder)) is not None
 
 
+def require_litdata() -> None:
+    """Say what to do where LitData, which only shards need, is not installed.
+
+    Raises:
+        ValueError: where it is not.
+    """
+    if find_spec("litdata") is None:
+        raise ValueError("LitData's shards need the package litdata, which is not here; pip install 'lvc_zoo[train]'")
+
+
 # one open dataset a process: a forked worker must not share its parent's
 @lru_cache(maxsize=8)
 def open_shards(folder: str, cache: str, process: int) -> "StreamingDataset":
     """The items of a folder of shards, for random access; those of an address come by way of `cache`."""
+    require_litdata()
     from litdata import StreamingDataset
 
     cache_dir = cache if is_address(folder) else None
@@ -122,6 +134,7 @@ def write_shards(
         encoding: "raw", or "png" for about half of the bytes and several times the reading time.
         shard_bytes: aim for the size of a shard.
     """
+    require_litdata()
     from litdata.streaming import Cache
 
     if encoding not in ENCODINGS:

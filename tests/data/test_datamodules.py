@@ -4,8 +4,9 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
+from jsonargparse import ArgumentError, ArgumentParser
 
-from lvc_zoo.data.datamodules import BVIAOM, ClipFolders, StillMotion, Vimeo90K
+from lvc_zoo.data.datamodules import BVIAOM, ClipData, ClipFolders, StillMotion, Vimeo90K
 from lvc_zoo.data.datasets import ClipPhase
 from lvc_zoo.data.still_motion import MovingStill
 from tests.data.test_cache import write_picture, write_video
@@ -73,7 +74,7 @@ def test_ranks_share_the_batch_of_one_process(data):
     assert all(torch.equal(a, torch.cat(b)) for a, b in zip(whole, zip(*ranks, strict=True), strict=True))
 
 
-@pytest.mark.filterwarnings("ignore")  # Lightning's own, about workers and missing loggers
+@pytest.mark.filterwarnings("ignore:.*(workers|isinstance|validation_step)")  # Lightning's own
 def test_lightning_resumes_in_the_middle(data, tmp_path):
     class Watch(L.LightningModule):
         def __init__(self):
@@ -205,6 +206,19 @@ def test_vimeo_batches_come_from_the_training_list(archive, cache):  # noqa: F81
     # any folder of this layout is known by its list
     (group,) = ClipFolders([str(archive)], cache=cache, exclude=["00001/*"]).training_groups()
     assert [footage.name for footage in group.footage] == ["00002/0001"]
+
+
+@pytest.mark.parametrize("name", ["ClipFolders", "Vimeo90K", "BVIAOM", "StillMotion"])
+def test_recipe_entry_builds_every_datamodule(name):
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(ClipData, "data")
+    entry = {"folders": ["a", "s3://b/c"], "weights": [2, 1], "crop": 64, "augment": ["horizontal"], "val_folders": []}
+    config = parser.parse_object({"data": {"class_path": f"lvc_zoo.data.datamodules.{name}", "init_args": entry}})
+    datamodule = parser.instantiate(config).data
+    assert type(datamodule).__name__ == name
+    assert (datamodule.folders, datamodule.crop, datamodule.augment) == (("a", "s3://b/c"), 64, ("horizontal",))
+    with pytest.raises(ArgumentError, match="stride"):
+        parser.parse_object({"data": {"class_path": name, "init_args": {**entry, "strides": [1]}}})
 
 
 def test_missing_data_sets_raise_with_where_to_find_them(tmp_path, cache):

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from lvc_zoo.data import shards as shards_module
 from lvc_zoo.data.cache import decode_folder, read_frames, to_codes
 from lvc_zoo.data.datasets import ClipPhase, RandomClips
 from lvc_zoo.data.footage import Group, Window
@@ -73,6 +74,14 @@ def test_shards_without_a_table_of_footage_raises(tmp_path):
     items.merge()
     with pytest.raises(ValueError, match=r"no table of footage in the last item; make them anew"):
         list_shards(tmp_path, "")
+
+
+def test_missing_litdata_raises(monkeypatch, tmp_path):
+    monkeypatch.setattr(shards_module, "find_spec", lambda name: None)
+    with pytest.raises(
+        ValueError, match=r"need the package litdata, which is not here; pip install 'lvc_zoo\[train\]'"
+    ):
+        write_shards([], tmp_path)
 
 
 def test_unknown_encoding_raises(tmp_path):
