@@ -1,7 +1,7 @@
 """`lvc-zoo evaluate`: options, and what the command does with them. Heavy imports wait until it runs."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from ..color import ColorSpec
+    from .conditions import TestCondition
     from .results import Failure, PointResult
+    from .sources import Clip
 
 Progress = Callable[[str, int | None], AbstractContextManager[Callable[[], None]]]
 
@@ -64,7 +66,7 @@ def run(options: Namespace, console: "Console", progress: Progress) -> None:
         ValueError: for options that do not fit.
         BitstreamError: at the end, where points failed.
     """
-    from .conditions import TestCondition
+    from .conditions import check_same_condition
     from .contenders import make_contender
     from .report import facts, grids, write_report
     from .results import read_result
@@ -75,8 +77,39 @@ def run(options: Namespace, console: "Console", progress: Progress) -> None:
         raise ValueError("no clips are named; give --clips FOLDER")
     max_size = None if options.max_size is None else parse_size(options.max_size)
     others = {_label(path): read_result(path) for path in options.against}
+    if len(others) < len(options.against):
+        raise ValueError(f"--against names {options.against}, two of them in folders of one name; rename one folder")
     clips = find_clips([Path(path) for path in options.clips], options.frames, max_size, _color(options))
-    condition = TestCondition(
+    condition = _condition(options, clips, max_size)
+    for other in others.values():
+        check_same_condition(condition, other.condition)
+    contenders = [make_contender(name, condition, options.device) for name in options.codecs]
+    settings = RunSettings(jobs=options.jobs, threads=options.threads, keep=options.keep)
+    out = Path(options.out)
+    with progress("evaluating", len(clips) * sum(len(contender.values) for contender in contenders)) as advance:
+
+        def note(outcome: "PointResult | Failure") -> None:
+            print(in_words(outcome), file=sys.stderr, flush=True)
+            advance()
+
+        result = evaluate(contenders, clips, condition, Path(options.work or out), settings, note)
+    failures = result.failures
+    for label, other in others.items():
+        result = result.with_codecs_of(other, label)
+    paths = write_report(result, out, options.min_overlap)
+    for line in facts(result):
+        console.print(line, highlight=False, markup=False)
+    for grid in grids(result, options.min_overlap):
+        console.print(grid.rich())
+    console.print("Written: " + ", ".join(str(path) for path in paths[:4]), highlight=False)
+    if failures:
+        raise BitstreamError(f"{len(failures)} points could not be measured; see {out / 'report.md'}")
+
+
+def _condition(options: Namespace, clips: "Iterable[Clip]", max_size: tuple[int, int] | None) -> "TestCondition":
+    from .conditions import TestCondition
+
+    return TestCondition(
         sequences=tuple(clip.source for clip in clips),
         num_frames=options.frames,
         structure=options.structure,
@@ -88,26 +121,6 @@ def run(options: Namespace, console: "Console", progress: Progress) -> None:
         ms_ssim=options.ms_ssim,
         name=options.name,
     )
-    contenders = [make_contender(name, condition, options.device) for name in options.codecs]
-    settings = RunSettings(jobs=options.jobs, threads=options.threads, keep=options.keep)
-    out = Path(options.out)
-    with progress("evaluating", len(clips) * sum(len(contender.values) for contender in contenders)) as advance:
-
-        def note(outcome: "PointResult | Failure") -> None:
-            print(in_words(outcome), file=sys.stderr, flush=True)
-            advance()
-
-        result = evaluate(contenders, clips, condition, Path(options.work or out), settings, note)
-    for label, other in others.items():
-        result = result.with_codecs_of(other, label)
-    paths = write_report(result, out, options.min_overlap)
-    for line in facts(result):
-        console.print(line, highlight=False, markup=False)
-    for grid in grids(result, options.min_overlap):
-        console.print(grid.rich())
-    console.print("Written: " + ", ".join(str(path) for path in paths[:4]), highlight=False)
-    if result.failures:
-        raise BitstreamError(f"{len(result.failures)} points could not be measured; see {out / 'report.md'}")
 
 
 def _color(options: Namespace) -> "ColorSpec | None":

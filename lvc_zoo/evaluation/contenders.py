@@ -56,7 +56,7 @@ def make_contender(name: str, condition: TestCondition, device: str = "cpu") -> 
         device: where our own networks run.
 
     Raises:
-        ValueError: for an unknown name, or a codec that cannot code under this condition.
+        ValueError: for an unknown name or device, or a codec that cannot code under this condition.
     """
     label, separator, source = name.partition("=")
     if not separator:
@@ -83,12 +83,12 @@ def make_contender(name: str, condition: TestCondition, device: str = "cpu") -> 
             structure=LowDelay(1),
             identity=jpeg.version,
         )
-    return learned_contender(
-        label,
-        VideoCodec.from_pretrained(source.removesuffix(INTRA)).to(device),
-        condition,
-        intra_alone=source.endswith(INTRA),
-    )
+    codec = VideoCodec.from_pretrained(source.removesuffix(INTRA))
+    try:
+        codec.to(device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device {device!r} is not usable here: {str(error).splitlines()[0]}") from error
+    return learned_contender(label, codec, condition, intra_alone=source.endswith(INTRA))
 
 
 def learned_contender(

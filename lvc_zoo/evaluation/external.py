@@ -123,7 +123,8 @@ class ExternalCodec:
     def version(self) -> str:
         """The encoder, its effort, and the libraries that it came with."""
         libavcodec = ".".join(map(str, av.library_versions["libavcodec"]))
-        return f"{ENCODERS[self.name][0]} {self.preset}, PyAV {av.__version__}, libavcodec {libavcodec}"
+        encoder = f"{ENCODERS[self.name][0]} {self.preset}, {THREADS} threads"
+        return f"{encoder}, PyAV {av.__version__}, libavcodec {libavcodec}"
 
     def _encoder(self, reader: FrameReader, spec: ColorSpec, structure: GopStructure, crf: float) -> VideoCodecContext:
         library, _ = ENCODERS[self.name]

@@ -78,6 +78,8 @@ class PointResult:
         machine: processor, threads, version of torch, and how many points were coded at a time.
         check: what the decoder checked.
         frames: in display order.
+        ideal_bpp: ideal code length of the coded symbols, bits per pixel, which `bpp` exceeds by what entropy coder and
+            container cost; None where the codec does not tell.
     """
 
     codec: str
@@ -95,6 +97,7 @@ class PointResult:
     machine: str
     check: str
     frames: tuple[FrameResult, ...]
+    ideal_bpp: float | None = None
 
     @property
     def setting(self) -> str:

@@ -254,6 +254,8 @@ def measure(task: Task, settings: RunSettings) -> PointResult:
         quality.compare(path, reader)
     codec, clip = task.names
     machine = f"{processor_name()}, {torch.get_num_threads()} threads, torch {torch.__version__}, {settings.jobs} jobs"
+    num_pixels = video.num_frames * reader.width * reader.height
+    ideal_bits = [sum(record.bits.values()) for record in video.frames if record.bits]
     return PointResult(
         codec=codec,
         clip=clip,
@@ -261,7 +263,7 @@ def measure(task: Task, settings: RunSettings) -> PointResult:
         value=task.value,
         size_bytes=size_bytes,
         num_frames=video.num_frames,
-        bpp=8 * size_bytes / (video.num_frames * reader.width * reader.height),
+        bpp=8 * size_bytes / num_pixels,
         psnr_rgb_db=_finite_mean(quality.psnr),
         psnr_yuv=quality.planes(),
         ms_ssim=_finite_mean(quality.ms_ssim) if quality.ms_ssim else None,
@@ -270,6 +272,7 @@ def measure(task: Task, settings: RunSettings) -> PointResult:
         machine=machine,
         check=task.contender.check,
         frames=quality.frames(),
+        ideal_bpp=float(sum(ideal_bits)) / num_pixels if ideal_bits else None,
     )
 
 

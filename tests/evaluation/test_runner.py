@@ -110,6 +110,15 @@ def test_rate_is_that_of_the_files_on_disk(run):
         assert 0 <= size - sum(frame.size_bytes for frame in point.frames) < 150
 
 
+def test_ideal_rate_is_what_the_decoder_finds_and_below_that_of_the_file(run, codec):
+    out, result = run
+    (point,) = [point for point in result.points_of("ours", "a") if point.value == 63]
+    bits = sum(sum(parts.values()) for _, parts in codec.decode_bits(streams(out, point)))
+    assert point.ideal_bpp == pytest.approx(bits / (FRAMES * 48 * 64))
+    assert point.bpp - 0.2 < point.ideal_bpp < point.bpp
+    assert {point.ideal_bpp for point in result.points if point.codec == "x264:ultrafast"} == {None}
+
+
 def test_psnr_is_that_of_the_decoded_files_by_hand(run, clips, codec):
     out, result = run
     decoders = {"ours": codec, "ours:intra": codec, "x264:ultrafast": ExternalCodec("x264")}
@@ -341,6 +350,21 @@ def test_command_evaluates_from_a_recipe(clips, tmp_path, capsys):
     assert all(row["percent"] is None and "has 1 points" in row["reason"] for row in data["bd_rates"][:1])
 
 
+def test_command_compares_with_an_earlier_result_of_its_condition(clips, tmp_path, capsys):
+    flags = ["evaluate", "--clips", str(clips[0].path), "--codecs", "x264:ultrafast", "--crf", "20", "30", "40", "50"]
+    flags += ["--frames", "2", "--color-matrix", "bt601", "--color-range", "limited", "--out"]
+    assert main([*flags, str(tmp_path / "first")]) == 0
+    against = ["--against", str(tmp_path / "first/result.json"), "--work", str(tmp_path / "first")]
+    assert main([*flags, str(tmp_path / "second"), *against]) == 0
+    data = json.loads((tmp_path / "second/result.json").read_text())
+    rates = {(row["anchor"], row["test"]): row["percent"] for row in data["bd_rates"] if row["clip"] == "a"}
+    assert rates["first/x264:ultrafast", "x264:ultrafast"] == pytest.approx(0, abs=1e-9)
+    capsys.readouterr()
+    assert main([*flags, str(tmp_path / "third"), *against, "--intra-period", "16"]) == 2
+    assert "different test conditions: intra_period differs, 16 and 32" in capsys.readouterr().err
+    assert not (tmp_path / "third").exists()
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -349,10 +373,15 @@ def test_command_evaluates_from_a_recipe(clips, tmp_path, capsys):
         (["--clips", ".", "--color-range", "full"], "give both or neither"),
         (["--clips", ".", "--max-size", "9"], "expected WIDTHxHEIGHT"),
         (["--kodecs", "x264"], "kodecs"),
+        (
+            ["--clips", "STILL", "--frames", "1", "--codecs", "biecvc-tiny", "--device", "abc"],
+            "device 'abc' is not usable",
+        ),
     ],
 )
-def test_command_refuses_in_one_line(flags, message, capsys):
-    assert main(["evaluate", *flags]) == 2
+def test_command_refuses_in_one_line(flags, message, tmp_path, capsys):
+    Image.new("RGB", (32, 16)).save(tmp_path / "still.png")
+    assert main(["evaluate", *(str(tmp_path) if flag == "STILL" else flag for flag in flags)]) == 2
     assert message in capsys.readouterr().err
 
 
