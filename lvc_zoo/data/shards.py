@@ -131,7 +131,7 @@ def write_shards(
     Args:
         sources: name, frames, uint8 `(H, W, 3)`, and cuts of each; None finds them.
         out: an empty folder, or none yet.
-        encoding: "raw", or "png" for about half of the bytes and several times the reading time.
+        encoding: "raw", or "png" for about half of the bytes and twenty times the reading time.
         shard_bytes: aim for the size of a shard.
     """
     require_litdata()

@@ -1,6 +1,9 @@
 import numpy as np
 import pytest
 
+from lvc_zoo.color import ColorSpec
+from lvc_zoo.data import demo_clip, open_video
+from lvc_zoo.data.cache import to_codes
 from lvc_zoo.data.cuts import find_cuts, thumbnail
 from tests.miniature import moving_clip
 
@@ -56,6 +59,12 @@ def test_cut_in_a_fast_pan_is_found():
     one, two = picture(seed=0), picture(seed=1) // 4
     frames = [one[:, t * 4 : t * 4 + 128] for t in range(8)] + [two[:, t * 4 : t * 4 + 128] for t in range(8)]
     assert cuts_of(np.stack(frames)) == [8]
+
+
+def test_cuts_of_a_real_clip_are_those_that_the_eye_sees():
+    frames = open_video(demo_clip(), frames=140, color=ColorSpec("bt601"))
+    # a car that rushes past close by, at frames 99 and 100, is none
+    assert cuts_of(map(to_codes, frames)) == [30, 76, 137]
 
 
 def test_clip_of_one_frame_has_no_cut():
