@@ -1,12 +1,16 @@
 """Callbacks of a training run."""
 
+import csv
+import math
+import warnings
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
 from timm.utils import ModelEmaV3
-from torch import nn
+from torch import Tensor, nn
 
 from .tasks import VideoCompressionTask
 
@@ -23,8 +27,8 @@ class WeightAverage(L.Callback):
             raise ValueError(f"decay of the weight average is {decay}, expected 0 <= decay < 1")
         self.decay = decay
         self.average: ModelEmaV3 | None = None
-        self._stored: dict[str, Any] = {}
-        self._swapped: dict[str, Any] = {}
+        self._stored: dict[str, Any] = {}  # of a checkpoint
+        self._swapped: dict[str, Any] = {}  # the weights while the average stands in their place
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start from the weights, or go on from those of the checkpoint."""
@@ -41,10 +45,11 @@ class WeightAverage(L.Callback):
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Put the average in place of the weights."""
-        if self.average is not None:
+        average = self.state_dict().get("average", self._stored)
+        if average:
             assert isinstance(pl_module, VideoCompressionTask)
             self._swapped = {name: value.clone() for name, value in pl_module.network.state_dict().items()}
-            pl_module.network.load_state_dict(self.average.module.state_dict())
+            pl_module.network.load_state_dict(average)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Put the weights back."""
@@ -52,6 +57,9 @@ class WeightAverage(L.Callback):
             assert isinstance(pl_module, VideoCompressionTask)
             pl_module.network.load_state_dict(self._swapped)
             self._swapped = {}
+
+    on_test_start = on_predict_start = on_validation_start
+    on_test_end = on_predict_end = on_validation_end
 
     def state_dict(self) -> dict[str, Any]:
         """The average, for the checkpoint."""
@@ -109,3 +117,203 @@ class ExportCodec(L.Callback):
             pl_module.codec.save_pretrained(self.folder, dtype=self.dtype, metadata={"training": run})
         finally:
             pl_module.network.load_state_dict(trained)
+
+
+class NaNGuard(L.Callback):
+    """Drops gradients that are not finite, so that the step changes no weight and no moment; counts and explains them.
+
+    The step is run again with hooks, which name the first module that went wrong. With several processes the gradients
+    have been summed and the step is not repeated; the first parameter with a bad gradient is named instead.
+
+    Args:
+        give_up_after: so many bad steps one after the other end the run.
+
+    Attributes:
+        skipped: number of dropped steps of this run, also logged as `train/skipped_steps`.
+    """
+
+    def __init__(self, give_up_after: int = 50):
+        if give_up_after < 1:
+            raise ValueError(f"give_up_after is {give_up_after}, expected at least one step")
+        self.give_up_after = give_up_after
+        self.skipped = 0
+        self._in_a_row = 0
+        self._batch: Any = None
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, *_: object) -> None:
+        """Keep the batch for an explanation."""
+        self._batch = batch
+
+    def on_before_optimizer_step(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        """Look at the gradients, drop them where one is not finite."""
+        gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
+        if not gradients or math.isfinite(torch.nn.utils.get_total_norm(gradients)):
+            self._in_a_row = 0
+        else:
+            self._skip(trainer, pl_module)
+        pl_module.log("train/skipped_steps", float(self.skipped))
+
+    def _skip(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, VideoCompressionTask)
+        self.skipped += 1
+        self._in_a_row += 1
+        culprit = _bad_gradient(pl_module) if trainer.world_size > 1 else first_bad_module(pl_module, self._batch)
+        for parameter in pl_module.parameters():
+            parameter.grad = None
+        told = f"step {trainer.global_step} is skipped, its gradients are not finite: {culprit}"
+        if self._in_a_row >= self.give_up_after:
+            raise RuntimeError(
+                f"{told}; so were all of the last {self._in_a_row} steps; go on from an earlier checkpoint with a "
+                "lower learning rate, or in precision 32-true"
+            )
+        warnings.warn(told, stacklevel=2)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The count, for the checkpoint."""
+        return {"skipped": self.skipped}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on counting."""
+        self.skipped = state_dict["skipped"]
+
+
+class _Found(Exception):  # noqa: N818 - not an error, it ends the search
+    """What the search for the first bad module found."""
+
+
+def first_bad_module(task: VideoCompressionTask, batch: Any) -> str:
+    """In words, where the forward and backward pass of a batch first gives values that are not finite.
+
+    Args:
+        task: the task, whose gradients are used up.
+        batch: the batch.
+    """
+    if not _is_finite(batch):
+        return "the batch holds such values"
+    for name, value in task.codec.state_dict().items():
+        if not _is_finite(value):
+            return f"the weights {name} hold such values"
+    handles = list(_watch(task.codec))
+    try:
+        task.backpropagate(batch)
+    except _Found as found:
+        return str(found)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return "no module's output or gradient is, only the sum over the batch"
+
+
+def _watch(codec: nn.Module) -> Iterator[Any]:
+    """Hooks that end a pass at the first bad output (deepest module first) or gradient (nearest to the loss first)."""
+
+    def look(output: Any, what: str) -> None:
+        if not _is_finite(output):
+            raise _Found(what)
+
+    for name, module in codec.named_modules():
+        yield module.register_forward_hook(lambda _m, _i, output, name=name: look(output, f"the output of {name}"))
+    for name, parameter in codec.named_parameters():
+        if parameter.requires_grad:
+            yield parameter.register_post_accumulate_grad_hook(
+                lambda p, name=name: look(p.grad, f"the gradient of {name}")
+            )
+
+
+def _is_finite(values: Any) -> bool:
+    """Whether all tensors in nested tuples and lists are."""
+    if isinstance(values, Tensor):
+        return not values.is_floating_point() or bool(values.isfinite().all())
+    return not isinstance(values, (tuple, list)) or all(_is_finite(value) for value in values)
+
+
+def _bad_gradient(task: VideoCompressionTask) -> str:
+    named = ((name, p.grad) for name, p in task.codec.named_parameters())
+    return f"the gradient of {next(name for name, gradient in named if not _is_finite(gradient))}"
+
+
+class TrainingCurve(L.Callback):
+    """Keeps every logged number in `curve.csv` and draws loss, rates and qualities in `curve.png`.
+
+    A resumed run drops the rows after its checkpoint and goes on from there.
+
+    Args:
+        folder: for both files.
+        every_n_steps: distance of rows.
+    """
+
+    def __init__(self, folder: str, every_n_steps: int = 10):
+        if every_n_steps < 1:
+            raise ValueError(f"every_n_steps is {every_n_steps}, expected at least 1")
+        self.table = Path(folder) / "curve.csv"
+        self.every_n_steps = every_n_steps
+        self._columns: list[str] = []
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Keep the rows up to the checkpoint; begin anew without one."""
+        if trainer.is_global_zero:
+            self.table.parent.mkdir(parents=True, exist_ok=True)
+            rows = read_curve(self.table) if trainer.global_step and self.table.exists() else []
+            rows = [row for row in rows if row["step"] <= trainer.global_step]
+            self._columns = list(rows[0]) if rows else []
+            self._rewrite(rows)
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: object) -> None:
+        """Add a row."""
+        if trainer.is_global_zero and trainer.global_step % self.every_n_steps == 0:
+            row = {"step": trainer.global_step, **{k: float(v) for k, v in trainer.callback_metrics.items()}}
+            new = [name for name in row if name not in self._columns]
+            if new:
+                rows = read_curve(self.table)
+                self._columns += new
+                self._rewrite(rows)
+            with self.table.open("a", newline="") as file:
+                csv.DictWriter(file, self._columns).writerow(row)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Draw."""
+        if trainer.is_global_zero:
+            draw_curve(read_curve(self.table), self.table.with_suffix(".png"))
+
+    def _rewrite(self, rows: Iterable[dict[str, float]]) -> None:
+        with self.table.open("w", newline="") as file:
+            writer = csv.DictWriter(file, self._columns)
+            writer.writeheader()
+            writer.writerows({k: v for k, v in row.items() if not math.isnan(v)} for row in rows)
+
+
+def read_curve(table: str | Path) -> list[dict[str, float]]:
+    """Rows of a `curve.csv`; nan where nothing was logged yet."""
+    with Path(table).open(newline="") as file:
+        return [{k: float(v) if v else math.nan for k, v in row.items()} for row in csv.DictReader(file)]
+
+
+def draw_curve(rows: list[dict[str, float]], picture: str | Path) -> None:
+    """Draw loss, bits per pixel and PSNR over steps, each smoothed over a fiftieth of the run.
+
+    Args:
+        rows: of `read_curve`.
+        picture: a .png file.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 9), layout="constrained")
+    canvas, window = FigureCanvasAgg(figure), max(len(rows) // 50, 1)
+    kinds = ("loss", "bpp", "psnr_db")
+    for axis, kind in zip(figure.subplots(len(kinds), sharex=True), kinds, strict=True):
+        for name in (name for name in (rows[0] if rows else {}) if name.split("/")[-1].startswith(kind)):
+            points = [(row["step"], row[name]) for row in rows if math.isfinite(row[name])]
+            means = [
+                sum(value for _, value in points[max(i - window + 1, 0) : i + 1]) / min(i + 1, window)
+                for i in range(len(points))
+            ]
+            axis.plot([step for step, _ in points], means, label=name)
+        axis.set(ylabel=kind)
+        axis.grid(alpha=0.3)
+        if axis.lines:
+            axis.legend(fontsize="small")
+    axis.set(xlabel="step")
+    canvas.print_png(str(picture))
