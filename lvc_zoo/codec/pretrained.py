@@ -107,10 +107,7 @@ class Pretrained:
             for parameter in stored.parameters():
                 parameter.copy_(parameter.to(dtype).float())
         stored.eval()
-        states = {
-            name: {key: _narrow(value, dtype, key, part) for key, value in part.state_dict().items()}
-            for name, part in stored.named_children()
-        }
+        states = {name: _narrowed(part, dtype) for name, part in stored.named_children()}
         entries = {
             "variant": self.variant,
             "codec": type(self).__name__,
@@ -143,9 +140,10 @@ def _load_strictly(name: str, network: nn.Module, state: Mapping[str, Tensor]) -
         raise WeightsError(f"weights of {name} do not fit: {error}") from error
 
 
-def _narrow(value: Tensor, dtype: torch.dtype, key: str, part: nn.Module) -> Tensor:
-    is_parameter = key in dict(part.named_parameters())
-    return value.to(dtype) if is_parameter else value
+def _narrowed(network: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
+    """The state dict of a network, its parameters in `dtype`."""
+    parameters = {name for name, _ in network.named_parameters()}
+    return {key: value.to(dtype) if key in parameters else value for key, value in network.state_dict().items()}
 
 
 def _subclasses(cls: type[Any]) -> list[type[Any]]:
