@@ -260,7 +260,7 @@ class BiECVCInter(nn.Module):
             lambdas,
             references=2,
             layers=LAYERS,
-            width=config.prior_width if config.motion_shortcut else None,
+            width=3 * config.motion if config.motion_shortcut else None,
             shortcut=config.motion_shortcut,
         )
         self.miner = ContextMiner(config)
@@ -391,7 +391,7 @@ VARIANTS: dict[str, BiECVCConfig] = {
         intra=TINY_INTRA,
         features=(8, 16, 24),
         current=(8, 16, 24),
-        latent=160,
+        latent=224,
         hyper=64,
         motion=32,
         head_dim=8,

@@ -91,9 +91,10 @@ class DCVCIntra(nn.Module):
             block(eighth, eighth),
             Conv2d(eighth, latent, stride=2),
         )
+        width = config.prior_width or latent
         analysis = nn.Sequential(
-            block(latent, latent),
-            Conv2d(latent, hyper, stride=2),
+            *self._narrowing(config),
+            Conv2d(width, hyper, stride=2),
             nn.LeakyReLU(0.01),
             Conv2d(hyper, hyper, stride=2),
         )
@@ -101,8 +102,8 @@ class DCVCIntra(nn.Module):
         synthesis = nn.Sequential(ResidualUp(hyper, hyper), ResidualUp(hyper, hyper), block(hyper, hyper), *fusion)
         self.hyper = Hyperprior(analysis, FactorisedPrior(hyper), synthesis)
         self.synthesis1 = nn.Sequential(
-            block(latent, latent),
-            ResidualUp(latent, eighth),
+            *self._narrowing(config),
+            ResidualUp(width, eighth),
             block(eighth, eighth),
             ResidualUp(eighth, quarter),
             block(quarter, quarter),
@@ -119,6 +120,13 @@ class DCVCIntra(nn.Module):
             self.transform = BlockTransform(latent)
             self.latent_scale = LatentScale(latent, coefficient_gains(config.lambdas))
             quieten(self.analysis2[-1], self.refine[-1])
+
+    @staticmethod
+    def _narrowing(config: DCVCIntraConfig) -> list[nn.Module]:
+        """From the latent to what reads it: a block as wide as the latent, or a narrower one behind a 1x1 convolution."""
+        width = config.prior_width or config.latent
+        block = DepthConvBlock(width, width, gated=config.gated)
+        return [block] if width == config.latent else [PointwiseConv(config.latent, width), block]
 
     @staticmethod
     def _parameter_networks(config: DCVCIntraConfig) -> tuple[nn.Sequential, QuadtreeContext]:
@@ -195,7 +203,7 @@ VARIANTS: dict[str, DCVCIntraConfig] = {"dcvc-dc-intra": DCVCIntraConfig()}
 
 TINY_INTRA = DCVCIntraConfig(
     widths=(32, 64, 96),
-    latent=192,
+    latent=288,
     hyper=64,
     refine_channels=8,
     refine_widths=(8, 16, 32),

@@ -249,7 +249,7 @@ class LSTECInter(nn.Module):
             config.motion,
             lambdas,
             rule=rule,
-            width=config.prior_width,
+            width=config.prior_width and 3 * config.motion,
             shortcut=config.shortcut,
         )
         self.temporal = TemporalMiner(config)
@@ -358,7 +358,7 @@ VARIANTS: dict[str, LSTECConfig] = {
         intra=TINY_INTRA,
         features=(8, 16, 24),
         current=(8, 16, 24),
-        latent=160,
+        latent=224,
         hyper=64,
         motion=32,
         refinement="light",
