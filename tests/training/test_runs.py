@@ -85,5 +85,8 @@ def test_halves_of_a_batch_average_to_its_loss_and_gradients():
         task._average_gradients()
     found, expected = gradients(halves[1]), gradients(whole)
     assert found.keys() == expected.keys()
+    # the bias of a key moves nothing behind a softmax over positions: its gradient is nothing but rounding
+    largest = max(float(value.abs().max()) for value in expected.values())
     for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-5 * float(value.abs().max()))
+        atol = 1e-5 * float(value.abs().max()) + 1e-7 * largest
+        torch.testing.assert_close(found[name], value, rtol=1e-4, atol=atol)
