@@ -180,7 +180,7 @@ def shorten(message: str) -> str:
 
     Example:
         >>> shorten("Subcommand 'fit' does not accept option 'trainer.max_stepz'")
-        "the recipe has an unknown key 'trainer.max_stepz'; the nearest is 'max_steps'"
+        "the recipe has an unknown key 'trainer.max_stepz'; the nearest are 'max_steps', 'max_time', 'min_steps'"
     """
     unknown = re.search(r"does not accept option '([\w.]+)'", message)
     if unknown:
