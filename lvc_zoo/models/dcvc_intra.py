@@ -38,8 +38,8 @@ class DCVCIntraConfig:
         refine_channels: channels entering the refinement at full size.
         refine_widths: of its UNet.
         refine_depth: of its UNet.
-        prior_width: inner width of what reads the latent and of the parameter networks; None widens them with the latent,
-            as the paper does.
+        prior_width: inner width of what reads the latent and of the parameter networks; None widens
+            them with the latent, as the paper does.
         gated: gated feed-forward in the blocks, as the paper; the plain one cannot square large values.
         shortcut: the linear block transform (and parameters relative to its coefficients).
         lambdas: rate-distortion weight of each anchor, lowest rate first; D is summed over colours, samples in [0, 1].
