@@ -18,7 +18,7 @@ from torch import Tensor
 
 from .cuts import find_cuts, thumbnail
 from .footage import Footage, StoredFootage
-from .readers import natural_order, open_video
+from .readers import natural_order, open_video, read_picture
 
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".mov", ".avi", ".webm", ".y4m", ".yuv")
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
@@ -54,12 +54,6 @@ def list_sources(folder: str | Path) -> list[Path]:
 def list_pictures(folder: Path) -> list[Path]:
     """The pictures directly in a folder, in the order of the numbers in their names."""
     return sorted((p for p in folder.iterdir() if p.suffix.lower() in PICTURE_SUFFIXES), key=natural_order)
-
-
-def decode_folder(folder: str | Path, cache: str | Path, exclude: Sequence[str] = ()) -> list[Footage]:
-    """Decode what a folder holds, but for names that a glob pattern matches; see `decode_sources`."""
-    sources = [source for source in list_sources(folder) if not is_excluded(source.name, exclude)]
-    return decode_sources(sources, cache, str(folder))
 
 
 def decode_sources(sources: Sequence[Path], cache: str | Path, name: str) -> list[Footage]:
@@ -148,18 +142,7 @@ def _read_pictures(pictures: Sequence[Path]) -> Iterator[Tensor]:
             raise ValueError(
                 f"{path} is {codes.shape[1]}x{codes.shape[0]}, expected {first[1]}x{first[0]} as the frames before it"
             )
-        yield torch.from_numpy(codes).permute(2, 0, 1).float() / 255
-
-
-def read_picture(path: Path) -> np.ndarray:
-    """A picture, uint8 `(H, W, 3)` RGB."""
-    from PIL import Image
-
-    try:
-        with Image.open(path) as picture:
-            return np.array(picture.convert("RGB"))
-    except (OSError, SyntaxError) as error:
-        raise ValueError(f"{path} cannot be read as a picture: {error}") from error
+        yield codes.permute(2, 0, 1).float() / 255
 
 
 def raw_format(path: Path) -> tuple[tuple[int, int], str]:

@@ -371,16 +371,24 @@ class PngReader:
 
     def __iter__(self) -> Iterator[Tensor]:
         """Frames `(3, H, W)`."""
-        from PIL import Image
+        return (read_picture(path).permute(2, 0, 1).float() / 255 for path in self._pictures)
 
-        for path in self._pictures:
-            try:
-                with Image.open(path) as picture:
-                    data = bytearray(picture.convert("RGB").tobytes())
-            except (OSError, SyntaxError) as error:
-                raise ValueError(f"{path} cannot be read as a picture: {error}") from error
-            codes = torch.frombuffer(data, dtype=torch.uint8).view(self.height, self.width, 3)
-            yield codes.permute(2, 0, 1).float() / 255
+
+def read_picture(path: Path) -> Tensor:
+    """A picture, uint8 `(H, W, 3)` RGB.
+
+    Raises:
+        ValueError: where the file is no picture that Pillow reads.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(path) as picture:
+            width, height = picture.size
+            data = bytearray(picture.convert("RGB").tobytes())
+    except (OSError, SyntaxError) as error:
+        raise ValueError(f"{path} cannot be read as a picture: {error}") from error
+    return torch.frombuffer(data, dtype=torch.uint8).view(height, width, 3)
 
 
 def natural_order(path: Path) -> list[tuple[int, str]]:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from .cache import is_excluded, read_picture
+from .cache import is_excluded
 from .footage import Footage, Window
+from .readers import read_picture
 
 TRAINING_LIST = "sep_trainlist.txt"
 TEST_LIST = "sep_testlist.txt"
@@ -34,7 +35,7 @@ class Septuplet(Footage):
 
     def _picture(self, time: int) -> np.ndarray:
         path = self.folder / f"im{time + 1}.png"
-        picture = read_picture(path)
+        picture = read_picture(path).numpy()
         if picture.shape != (self.height, self.width, 3):
             raise ValueError(f"{path} is {picture.shape[1]}x{picture.shape[0]}, expected {self.width}x{self.height}")
         return picture

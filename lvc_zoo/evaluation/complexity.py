@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from ..blocks.motion import BlockMatching
 from ..codec.picture import Picture
 from ..codec.sequence import Stored, code_sequence
 from ..codec.video import VideoCodec
@@ -57,7 +58,7 @@ def measure_complexity(
 
     B frames are averaged over a GOP; of P frames, the first after an I frame and one in the steady state are counted.
     Counted are convolutions, 1x1 ones included, and block transforms; not biases, activations,
-    warping, interpolation or entropy coding.
+    warping, interpolation, block matching or entropy coding.
 
     Args:
         codec: moved to the meta device: make one for this.
@@ -72,7 +73,7 @@ def measure_complexity(
         raise ValueError(
             f"size {size} is not a multiple of {codec.pad_multiple}; complexity is counted without padding"
         )
-    codec = codec.eval().requires_grad_(False).to("meta")
+    codec = _without_search(codec.eval().requires_grad_(False).to("meta"))
     pixels = 1000.0 * size[0] * size[1]
     intra = _Counter(codec.intra)
     with intra.running():
@@ -83,6 +84,20 @@ def measure_complexity(
     elif codec.inter is not None:
         result["inter"] = _measure_low_delay(codec, codec.inter, size, pixels)
     return result
+
+
+class _NoSearch(nn.Module):
+    def forward(self, x: Tensor, reference: Tensor) -> Tensor:
+        return x.new_zeros(x.shape[0], 2, *x.shape[-2:])
+
+
+def _without_search(codec: VideoCodec) -> VideoCodec:
+    """Leave out block matching: it holds nothing that is counted, and its many small operations take a minute."""
+    for module in list(codec.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, BlockMatching):
+                setattr(module, name, _NoSearch())
+    return codec
 
 
 STEADY_POSITION = 2

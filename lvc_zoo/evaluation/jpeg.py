@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ..codec.reader import FrameReader
-from ..codec.video import EncodedVideo, FrameRecord, atomic_output
+from ..codec.video import MAX_Q, EncodedVideo, FrameRecord, atomic_output
+from ..data.readers import read_picture
 from ..gop import GopStructure
 
 
@@ -47,7 +48,7 @@ class JpegCodec:
         """
         from PIL import Image
 
-        quality = round(5 + 90 * q / 63) if quality is None else quality
+        quality = round(5 + 90 * q / MAX_Q) if quality is None else quality
         if not 1 <= quality <= 95:
             raise ValueError(f"JPEG quality is {quality}, expected 1 to 95")
         frames = list(reader)
@@ -61,10 +62,4 @@ class JpegCodec:
 
     def decode(self, path: str | os.PathLike[str]) -> Iterator[Tensor]:
         """The decoded frame `(3, H, W)`, RGB in [0, 1]."""
-        from PIL import Image
-
-        with Image.open(path) as picture:
-            width, height = picture.size
-            data = bytearray(picture.convert("RGB").tobytes())
-        codes = torch.frombuffer(data, dtype=torch.uint8).view(height, width, 3)
-        yield codes.permute(2, 0, 1).float() / 255
+        yield read_picture(Path(path)).permute(2, 0, 1).float() / 255

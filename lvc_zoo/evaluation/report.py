@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -87,14 +87,7 @@ def bd_rate_table(result: EvaluationResult, min_overlap: float = MIN_OVERLAP) ->
         reason = f"undefined on {', '.join(missing)}" if missing else None
         rows += [
             *by_clip,
-            BDRate(
-                anchor=anchor,
-                test=test,
-                clip=MEAN_OF_CLIPS,
-                percent=mean,
-                reason=reason,
-                min_overlap=min_overlap,
-            ),
+            replace(by_clip[0], clip=MEAN_OF_CLIPS, percent=mean, reason=reason, shared_db=None),
             _bd_rate(curves, anchor, test, MEAN_CURVE, min_overlap),
         ]
     return rows
@@ -116,23 +109,15 @@ def _curves(result: EvaluationResult, codec: str) -> dict[str, list[tuple[float,
 def _bd_rate(
     curves: dict[str, dict[str, list[tuple[float, float]]]], anchor: str, test: str, clip: str, min_overlap: float
 ) -> BDRate:
-    percent, reason, shared = None, None, None
+    row = BDRate(anchor=anchor, test=test, clip=clip, percent=None, min_overlap=min_overlap)
     try:
         first, second = (RDCurve(name=name, points=tuple(curves[name][clip])) for name in (anchor, test))
         percent = bd_rate(first, second, method=METHOD, min_overlap=min_overlap)
         ends = [(curve.points[0][1], curve.points[-1][1]) for curve in (first, second)]
-        shared = max(low for low, _ in ends), min(high for _, high in ends)
     except ValueError as error:
-        reason = str(error)
-    return BDRate(
-        anchor=anchor,
-        test=test,
-        clip=clip,
-        percent=percent,
-        reason=reason,
-        shared_db=shared,
-        min_overlap=min_overlap,
-    )
+        return replace(row, reason=str(error))
+    shared = max(low for low, _ in ends), min(high for _, high in ends)
+    return replace(row, percent=percent, shared_db=shared)
 
 
 def quality_checks(result: EvaluationResult) -> list[QualityCheck]:
@@ -289,8 +274,7 @@ def write_report(result: EvaluationResult, out: Path, min_overlap: float = MIN_O
         paths += [draw_curves(result, out / "rd.png"), draw_frames(result, out / "frames.png")]
     for codec in result.codecs:
         name = file_name(codec.name)
-        exports: dict[str, dict[str, Any]] = {"dcvc": dcvc_json(result, codec.name)}
-        exports["compressai"] = compressai_json(result, codec)
+        exports = {"dcvc": dcvc_json(result, codec.name), "compressai": compressai_json(result, codec)}
         for layout, data in exports.items():
             paths.append(out / "exports" / f"{name}.{layout}.json")
             write_json(paths[-1], data)

@@ -7,11 +7,11 @@ from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
 
-import torch
 from torch import Tensor
 
 from ..color import SUBSAMPLING, ColorSpec, planes_to_rgb
-from ..data.readers import FrameReader, Planes, TensorReader, VideoReader, open_video
+from ..data.prepare import sha256_of
+from ..data.readers import FrameReader, Planes, TensorReader, VideoReader, open_video, read_picture
 from .conditions import CROP_MULTIPLE, SourceClip
 
 STILL_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
@@ -177,17 +177,8 @@ def _opened(path: Path, num_frames: int, color: ColorSpec | None) -> FrameReader
 
 
 def _still(path: Path, color: ColorSpec | None) -> TensorReader:
-    from PIL import Image
-
-    try:
-        with Image.open(path) as picture:
-            width, height = picture.size
-            data = bytearray(picture.convert("RGB").tobytes())
-    except (OSError, SyntaxError) as error:
-        raise ValueError(f"{path} cannot be read as a picture: {error}") from error
-    codes = torch.frombuffer(data, dtype=torch.uint8).view(1, height, width, 3)
     stored = None if color is None else replace(color, bit_depth=8, chroma="444")
-    return TensorReader(codes.permute(0, 3, 1, 2).float() / 255, color=stored)
+    return TensorReader(read_picture(path).permute(2, 0, 1)[None].float() / 255, color=stored)
 
 
 def _is_yuv(reader: FrameReader) -> bool:
@@ -204,11 +195,6 @@ def _cropped(reader: FrameReader, width: int, height: int) -> FrameReader:
 
 def _sha256(path: Path) -> str:
     if path.is_file():
-        digest = hashlib.sha256()
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-        return digest.hexdigest()
-    pictures = sorted(path.glob("*.png"))
-    lines = "".join(f"{_sha256(picture)}  {picture.name}\n" for picture in pictures)
+        return sha256_of(path)
+    lines = "".join(f"{sha256_of(picture)}  {picture.name}\n" for picture in sorted(path.glob("*.png")))
     return hashlib.sha256(lines.encode()).hexdigest()

@@ -70,7 +70,7 @@ class BiECVCConfig:
         shared_quadtree: one network for the three steps of y's quadtree.
         prior_width: inner width of the parameter networks of y; None widens them with the latent.
         shortcut: code a blended prediction's residual with a linear block transform around the networks.
-        motion_shortcut: code the flows with one too; needs `prior_width`.
+        motion_shortcut: code the flows with one too, with parameter networks three times as wide as their latent.
     """
 
     intra: DCVCIntraConfig = field(default_factory=DCVCIntraConfig)

@@ -69,7 +69,8 @@ class LSTECConfig:
         unet_widths: of feature generation.
         unet_depth: of feature generation.
         unets: number of UNets.
-        prior_width: inner width of the parameter networks; None widens them with the latents.
+        prior_width: inner width of the parameter networks of y, those of motion being three times as wide as their
+            latent; None widens them with the latents.
         shortcut: code a prediction's residual, and the flow, with linear block transforms around the networks; needs
             `prior_width`.
     """

@@ -3,7 +3,7 @@
 import csv
 import math
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +48,7 @@ class WeightAverage(L.Callback):
         average = self.state_dict().get("average", self._stored)
         if average:
             assert isinstance(pl_module, VideoCompressionTask)
-            self._swapped = {name: value.clone() for name, value in pl_module.network.state_dict().items()}
-            pl_module.network.load_state_dict(average)
+            self._swapped = exchange(pl_module.network, average)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Put the weights back."""
@@ -77,6 +76,13 @@ def averaged_network(trainer: L.Trainer) -> nn.Module | None:
             network: nn.Module = callback.average.module
             return network
     return None
+
+
+def exchange(network: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Load a state into a network; gives a copy of the one that it replaces."""
+    replaced = {name: value.clone() for name, value in network.state_dict().items()}
+    network.load_state_dict(state)
+    return replaced
 
 
 class ExportCodec(L.Callback):
@@ -109,14 +115,13 @@ class ExportCodec(L.Callback):
         if not trainer.is_global_zero:
             return
         average = averaged_network(trainer)
-        trained = {name: value.clone() for name, value in pl_module.network.state_dict().items()}
-        if average is not None:
-            pl_module.network.load_state_dict(average.state_dict())
+        trained = {} if average is None else exchange(pl_module.network, average.state_dict())
         run = {"task": type(pl_module).__name__, "steps": trainer.global_step, **pl_module.hparams}
         try:
             pl_module.codec.save_pretrained(self.folder, dtype=self.dtype, metadata={"training": run})
         finally:
-            pl_module.network.load_state_dict(trained)
+            if trained:
+                pl_module.network.load_state_dict(trained)
 
 
 class NaNGuard(L.Callback):

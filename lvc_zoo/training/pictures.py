@@ -14,12 +14,10 @@ from torch import Tensor
 from ..blocks.motion import warp
 from ..codec.observe import observe
 from ..codec.picture import CodedFrame
-from ..codec.sequence import code_sequence
 from ..codec.video import PARTS, bits_by_part
 from ..data.datasets import TrainingClip
-from ..entropy.coder import RateEstimator
 from ..gop import FramePlan
-from .tasks import ClipSource, VideoCompressionTask
+from .tasks import VideoCompressionTask
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -102,9 +100,8 @@ def code_clip(task: VideoCompressionTask, clip: Tensor, stride: int) -> CodedCli
     """
     names = [name for name, _ in task.network.named_modules() if GATE.fullmatch(name) or ATTENTION.fullmatch(name)]
     rate = torch.full((1,), len(task.codec.lambdas) // 2, device=clip.device, dtype=torch.float32)
-    plans = task.plans(clip.shape[1], stride)
     with observe(task.network, *names) as seen:
-        frames = list(code_sequence(task.codec, ClipSource(clip), plans, lambda _: RateEstimator(), rate))
+        frames = list(task.estimated_frames(clip, rate, stride))
     trained = [frame for frame in frames if frame.plan.frame_type is task.trained]
     return CodedClip(clip[0], frames, trained, seen, getattr(task.codec.config, "head_dim", 0))
 

@@ -292,7 +292,7 @@ class VideoCompressionTask(MeasuredTask):
         """Estimators with this step's noise; `first_sample` is the batch's first index in the global batch."""
         return lambda plan: RateEstimator(Noise(self.seed, self.global_step, first_sample, plan.poc))
 
-    def coded_frames(self, clip: Tensor, rate: Tensor, stride: int = 1) -> Iterator[CodedFrame]:
+    def estimated_frames(self, clip: Tensor, rate: Tensor, stride: int = 1) -> Iterator[CodedFrame]:
         """Frames of a clip `(B, T, 3, H, W)`, coded as in training but with rounding instead of noise; `rate (B,)`."""
         plans = self.plans(clip.shape[1], stride)
         return code_sequence(self.codec, ClipSource(clip), plans, lambda _: RateEstimator(), rate)

@@ -10,7 +10,8 @@ from PIL import Image
 
 from lvc_zoo.color import ColorSpec
 from lvc_zoo.data import cache, open_video, open_writer
-from lvc_zoo.data.cache import decode_folder, list_sources, raw_format, write_array
+from lvc_zoo.data.cache import list_sources, raw_format, write_array
+from lvc_zoo.data.folders import footage_of
 from lvc_zoo.data.footage import Window
 from tests.miniature import moving_clip
 
@@ -43,7 +44,7 @@ def whole(footage):
 def test_decoded_video_holds_the_reader_s_frames(tmp_path):
     (tmp_path / "in").mkdir()
     write_video(tmp_path / "in" / "odd.mkv", moving_clip(5, 31, 45))
-    (footage,) = decode_folder(tmp_path / "in", tmp_path / "cache")
+    (footage,) = footage_of(tmp_path / "in", tmp_path / "cache")
     frames = torch.stack(list(open_video(tmp_path / "in" / "odd.mkv"))).permute(0, 2, 3, 1)
     assert (footage.num_frames, footage.height, footage.width, footage.cuts) == (5, 31, 45, ())
     assert np.array_equal(whole(footage), (frames * 255).round().byte().numpy())
@@ -56,7 +57,7 @@ def test_cut_is_stored_beside_the_frames(tmp_path):
     (tmp_path / "in").mkdir()
     write_video(tmp_path / "in" / "two_shots.mkv", frames)
     for _ in range(2):
-        (footage,) = decode_folder(tmp_path / "in", tmp_path / "cache")
+        (footage,) = footage_of(tmp_path / "in", tmp_path / "cache")
         assert footage.cuts == (4,)
 
 
@@ -66,7 +67,7 @@ def test_raw_video_of_10_bits_takes_its_format_from_the_name(tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "Park_16x8_25fps_10bit_420.yuv").write_bytes(codes.tobytes())
     with pytest.warns(UserWarning, match="1 videos of .* do not say which matrix"):
-        (footage,) = decode_folder(tmp_path / "in", tmp_path / "cache")
+        (footage,) = footage_of(tmp_path / "in", tmp_path / "cache")
     assert whole(footage).shape == (2, 8, 16, 3)
     assert (whole(footage)[0] == 255).all()
 
@@ -94,7 +95,7 @@ def test_folders_of_numbered_frames_are_clips_in_the_order_of_numbers(tmp_path):
         (tmp_path / "in" / clip).mkdir(parents=True)
     pictures = [write_picture(tmp_path / "in" / "a" / f"f{i}.png", seed=i) for i in range(11)]
     write_picture(tmp_path / "in" / "b" / "0.png", size=(9, 8))
-    one, two = decode_folder(tmp_path / "in", tmp_path / "cache")
+    one, two = footage_of(tmp_path / "in", tmp_path / "cache")
     assert np.array_equal(whole(one), np.stack(pictures))
     assert whole(two).shape == (1, 8, 9, 3)
 
@@ -112,25 +113,25 @@ def test_frames_of_two_sizes_raises(tmp_path):
     write_picture(tmp_path / "in" / "a" / "0.png")
     write_picture(tmp_path / "in" / "a" / "1.png", size=(20, 18))
     with pytest.raises(ValueError, match=r"1\.png is 20x18, expected 20x17 as the frames before it"):
-        decode_folder(tmp_path / "in", tmp_path / "cache")
+        footage_of(tmp_path / "in", tmp_path / "cache")
 
 
 def test_damaged_picture_raises(tmp_path):
     (tmp_path / "a.png").write_bytes(b"no picture")
     with pytest.raises(ValueError, match=r"a\.png cannot be read as a picture"):
-        decode_folder(tmp_path, tmp_path / "cache")
+        footage_of(tmp_path, tmp_path / "cache")
 
 
 def test_changed_source_is_decoded_anew_and_an_unchanged_one_is_not(tmp_path, monkeypatch):
     (tmp_path / "in").mkdir()
     write_picture(tmp_path / "in" / "a.png", seed=0)
     write_picture(tmp_path / "in" / "b.png", seed=1)
-    decode_folder(tmp_path / "in", tmp_path / "cache")
+    footage_of(tmp_path / "in", tmp_path / "cache")
     fresh = write_picture(tmp_path / "in" / "a.png", seed=2)
     os.utime(tmp_path / "in" / "a.png", ns=(1, 1))
     read, taken = cache.read_frames, []
     monkeypatch.setattr(cache, "read_frames", lambda source: taken.append(source.name) or read(source))
-    one, _ = decode_folder(tmp_path / "in", tmp_path / "cache")
+    one, _ = footage_of(tmp_path / "in", tmp_path / "cache")
     assert taken == ["a.png"]
     assert np.array_equal(whole(one)[0], fresh)
 
@@ -149,9 +150,9 @@ def test_interrupted_decoding_goes_on_where_it_stopped(tmp_path, monkeypatch):
 
     monkeypatch.setattr(cache, "read_frames", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        decode_folder(tmp_path / "in", tmp_path / "cache")
+        footage_of(tmp_path / "in", tmp_path / "cache")
     assert len(list((tmp_path / "cache").iterdir())) == 2
-    assert len(decode_folder(tmp_path / "in", tmp_path / "cache")) == 3
+    assert len(footage_of(tmp_path / "in", tmp_path / "cache")) == 3
     assert taken == ["a.png", "b.png", "b.png", "c.png"]
 
 
@@ -160,11 +161,11 @@ def test_untagged_videos_are_told_of_once_and_not_again(tmp_path):
     for name in "abc":
         write_y4m(tmp_path / "in" / f"{name}.y4m")
     with pytest.warns(UserWarning, match="videos of") as seen:
-        decode_folder(tmp_path / "in", tmp_path / "cache")
+        footage_of(tmp_path / "in", tmp_path / "cache")
     assert [str(warning.message)[:9] for warning in seen] == ["3 videos "]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        decode_folder(tmp_path / "in", tmp_path / "cache")
+        footage_of(tmp_path / "in", tmp_path / "cache")
 
 
 def test_missing_folder_raises(tmp_path):

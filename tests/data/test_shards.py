@@ -6,8 +6,9 @@ import torch
 from torch.utils.data import DataLoader
 
 from lvc_zoo.data import shards as shards_module
-from lvc_zoo.data.cache import decode_folder, read_frames, to_codes
+from lvc_zoo.data.cache import read_frames, to_codes
 from lvc_zoo.data.datasets import ClipPhase, RandomClips
+from lvc_zoo.data.folders import footage_of
 from lvc_zoo.data.footage import Group, Window
 from lvc_zoo.data.shards import is_shards, list_shards, write_shards
 from tests.data.test_cache import write_video
@@ -37,7 +38,7 @@ def random_clips(footage):
 
 
 def test_items_of_shards_and_of_the_cache_are_equal(folder, shards, tmp_path):
-    cached, streamed = decode_folder(folder, tmp_path), list_shards(shards, "")
+    cached, streamed = footage_of(folder, tmp_path), list_shards(shards, "")
     assert len(list(shards.glob("*.bin"))) >= 3
     assert [f.cuts for f in streamed] == [f.cuts for f in cached] == [(), (4,)]
     one, two = random_clips(cached), random_clips(streamed)

@@ -66,7 +66,6 @@ def test_biecvc_rows_add_up(paper_size):
             assert sum(column.values()) - column["total"] == pytest.approx(column["total"])
 
 
-@pytest.mark.slow  # counting passes every small operation of block matching through Python
 def test_biecvc_tiny_fits_its_budget(tiny):
     assert parameters(tiny) <= 8e6
     assert tiny["inter"].columns["cached"]["total"] <= 150
