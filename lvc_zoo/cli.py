@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from .codec.reader import FrameReader
     from .codec.video import VideoCodec
     from .color import ColorSpec
+    from .evaluation.bench import BenchReport
     from .gop import GopStructure
+    from .training.bench import TrainingReport
 
 
 # ---- encode and decode
@@ -277,6 +279,27 @@ def list_command(options: Namespace) -> None:
 
 def bench(options: Namespace) -> None:
     """Measure a model: MACs and parameters by module, seconds by stage, cost of the entropy coder, growth of cells."""
+    report = _training_report(options) if options.training or options.checkpointing else _model_report(options)
+    if options.json:
+        print(json.dumps(report.to_json(), indent=2))
+        return
+    console = _console(sys.stdout)
+    for item in report.tables():
+        console.print(item, highlight=False)
+
+
+def _training_report(options: Namespace) -> "TrainingReport":
+    from .training.bench import ClipShape, measure_training
+
+    width, height = (128, 128) if options.size is None else parse_size(options.size)
+    if width != height:
+        raise ValueError(f"size is {options.size}, but training clips are square; give one such as 128x128")
+    shape = ClipShape(num_frames=options.frames, crop=width)
+    wanted = (options.training, options.checkpointing)
+    return measure_training(options.model, shape, _parse_overrides(options.set), *wanted)
+
+
+def _model_report(options: Namespace) -> "BenchReport":
     from .evaluation.bench import BenchRequest, run_bench
 
     codec, weights = _codec_to_measure(options.model, _parse_overrides(options.set))
@@ -287,13 +310,7 @@ def bench(options: Namespace) -> None:
         size=None if options.size is None else parse_size(options.size),
         frames=options.frames,
     )
-    report = run_bench(_to_device(codec, options.device), options.model, weights, request)
-    if options.json:
-        print(json.dumps(report.to_json(), indent=2))
-        return
-    console = _console(sys.stdout)
-    for item in report.tables():
-        console.print(item, highlight=False)
+    return run_bench(_to_device(codec, options.device), options.model, weights, request)
 
 
 def _codec_to_measure(model: str, overrides: dict[str, Any]) -> "tuple[VideoCodec, str]":
@@ -485,16 +502,20 @@ def _list_arguments(parser: ArgumentParser) -> None:
 
 
 def _bench_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("model", type=str, help="variant, or weights: folder or owner/repo[@revision]")
+    text = "variant, or weights: folder or owner/repo[@revision]; for --training a variant or a recipe"
+    parser.add_argument("model", type=str, help=text)
     parser.add_argument("--complexity", action="store_true", help="MACs and parameters; without a choice, everything")
     parser.add_argument("--stages", action="store_true", help="seconds a frame by stage")
     parser.add_argument("--coder", action="store_true", help="bytes and time of the entropy coder on a small frame")
     text = "magnitude of ConvLSTM cells over the frames after a single I frame; only where asked for"
     parser.add_argument("--recurrence", action="store_true", help=text)
+    text = "frames/s of training steps, and what limits them; alone, or with --checkpointing"
+    parser.add_argument("--training", action="store_true", help=text)
+    text = "peak memory of a variant's training step with and without activation checkpointing"
+    parser.add_argument("--checkpointing", action="store_true", help=text)
     parser.add_argument("--out", type=str | None, default=None, help="plot of --recurrence, a .png file")
-    parser.add_argument(
-        "--size", type=str | None, default=None, help="WIDTHxHEIGHT; 1280x720 for MACs, 352x288 for what runs"
-    )
+    text = "WIDTHxHEIGHT; 1280x720 for MACs, 352x288 for what runs, 128x128 for training"
+    parser.add_argument("--size", type=str | None, default=None, help=text)
     parser.add_argument("--frames", type=int, default=9, help="number of frames that run")
     _add_set(parser)
     _add_device(parser)

@@ -1,6 +1,7 @@
 """What training costs: frames a second and what limits them, and memory with and without activation checkpointing."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -20,10 +21,14 @@ from ..data.datamodules import ClipData
 from ..data.footage import Footage, Group, Window
 from ..models import codec_class
 from . import tasks
+from .command import quiet_trainer, recipe_cli
 from .stages import Stage
 from .tasks import VideoCompressionTask
 
 PARTS = ("data", "forward", "backward", "optimiser")
+RECIPES = (".yaml", ".yml")
+PROMPT_MALLOC = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+"""Lets glibc give freed memory back at once; what it kept of the step before would hide the peak of the next."""
 WARM_UP = 2
 """Steps before those that count."""
 
@@ -203,6 +208,7 @@ TASKS = {
 
 def _fit(task: VideoCompressionTask, data: ClipData, callback: Callback) -> None:
     trainer = L.Trainer(
+        max_epochs=-1,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -210,7 +216,8 @@ def _fit(task: VideoCompressionTask, data: ClipData, callback: Callback) -> None
         use_distributed_sampler=False,
         callbacks=[callback],
     )
-    trainer.fit(task, datamodule=data)
+    with quiet_trainer():
+        trainer.fit(task, datamodule=data)
 
 
 # ---- measurements
@@ -226,14 +233,13 @@ def measure_speed(what: str, shape: ClipShape, overrides: Mapping[str, Any], ste
         steps: number of steps that count; the median of each part is taken.
     """
     clock = StepClock()
-    if what.endswith((".yaml", ".yml")):
-        from .command import recipe_cli
-
+    if what.endswith(RECIPES):
         limits = ["--trainer.logger=false", "--trainer.enable_checkpointing=false", "--trainer.limit_val_batches=0"]
         limits += [f"--trainer.max_steps={WARM_UP + steps}", "--trainer.enable_progress_bar=false"]
         cli = recipe_cli(["--config", what, *limits], is_run=False)
         cli.trainer.callbacks.append(clock)  # type: ignore[attr-defined]
-        cli.trainer.fit(cli.model, datamodule=cli.datamodule)
+        with quiet_trainer():
+            cli.trainer.fit(cli.model, datamodule=cli.datamodule)
     else:
         stage = Stage(name="bench", steps=WARM_UP + steps, num_frames=shape.num_frames, learning_rate=1e-6)
         _fit(task_for(what, [stage], overrides), _texture_clips(shape), clock)
@@ -262,7 +268,7 @@ def measure_memory(variant: str, shape: ClipShape, overrides: Mapping[str, Any])
 
 def _measured_apart(request: Mapping[str, Any]) -> MemoryUse:
     command = [sys.executable, "-m", __name__, json.dumps(request)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **PROMPT_MALLOC})
     if done.returncode:
         reason = done.stderr.strip().splitlines()[-1:] or ["it was killed, most likely for want of memory"]
         raise ValueError(f"the step did not end ({reason[0]}); take fewer --frames or a smaller --size")
@@ -283,6 +289,32 @@ def measure_step(request: Mapping[str, Any]) -> MemoryUse:
     _fit(task_for(request["variant"], [stage], request["overrides"]), _texture_clips(shape), clock)
     per_pixel = clock.peak_bytes / clock.trained_pixels
     return MemoryUse(request["checkpointing"], clock.peak_bytes, per_pixel, clock.step_s)
+
+
+def measure_training(
+    what: str, shape: ClipShape, overrides: Mapping[str, Any], speed: bool, memory: bool
+) -> "TrainingReport":
+    """Speed and memory of training, whichever is asked for.
+
+    Args:
+        what: a variant, or the path of a recipe, whose own clips and codec are taken.
+        shape: clips of a variant.
+        overrides: config entries of a variant.
+        speed: see `measure_speed`.
+        memory: see `measure_memory`.
+
+    Raises:
+        ValueError: for memory or overrides of a recipe, which says both itself.
+    """
+    is_recipe = what.endswith(RECIPES)
+    if is_recipe and (memory or overrides):
+        raise ValueError(f"{what} is a recipe; --checkpointing and --set need the name of a variant")
+    return TrainingReport(
+        what,
+        device_in_words(),
+        measure_speed(what, shape, overrides) if speed else None,
+        measure_memory(what, shape, overrides) if memory else (),
+    )
 
 
 # ---- report

@@ -4,7 +4,8 @@ import inspect
 import re
 import warnings
 from argparse import ArgumentError
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -83,14 +84,21 @@ def run(arguments: Sequence[str]) -> None:
     """
     started = _Started()
     try:
-        with warnings.catch_warnings():
-            for message in HARMLESS:
-                warnings.filterwarnings("ignore", message)
+        with quiet_trainer():
             recipe_cli(arguments, callbacks=[started])
     except (ArgumentError, MisconfigurationException, OSError, ValueError) as error:
         if started.step is not None:
             raise RuntimeError(f"training stopped at step {started.step}: {error}") from error
         raise ValueError(shorten(str(error))) from error
+
+
+@contextmanager
+def quiet_trainer() -> Iterator[None]:
+    """Keep back what Lightning warns of without need."""
+    with warnings.catch_warnings():
+        for message in HARMLESS:
+            warnings.filterwarnings("ignore", message)
+        yield
 
 
 def recipe_cli(arguments: Sequence[str], *, is_run: bool = True, callbacks: Sequence[Callback] = ()) -> RecipeCLI:
