@@ -177,7 +177,11 @@ def read_folder(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str,
 
 
 def write_folder(
-    path: str | os.PathLike[str], config: Mapping[str, Any], states: Mapping[str, Mapping[str, Tensor]], card: str
+    path: str | os.PathLike[str],
+    config: Mapping[str, Any],
+    states: Mapping[str, Mapping[str, Tensor]],
+    card: str,
+    pictures: Iterable[str | os.PathLike[str]] = (),
 ) -> Path:
     """Writes a weights folder as a whole or not at all; an older weights folder of that name is replaced.
 
@@ -187,17 +191,26 @@ def write_folder(
             filled in, and "intra" left out, because the copy is full.
         states: state dicts by name ("intra", "inter"). Types are kept; tensors that share memory are stored apart.
         card: the text of README.md, from `model_card`.
+        pictures: PNG files to copy into it; "pictures" in the config lists their names.
 
     Raises:
+        ValueError: a picture is not called NAME.png.
         WeightsError: ``path`` is not empty and is not a weights folder.
+        OSError: a picture cannot be read.
     """
     path = Path(path).expanduser().resolve()
     _check_replaceable(path)
+    paths = [Path(picture) for picture in pictures]
+    for picture in paths:
+        if picture.suffix != ".png":
+            raise ValueError(f"picture {picture} is no PNG, expected NAME.png; convert it or leave it out")
     files = {f"{name}.safetensors": _to_safetensors(state) for name, state in states.items()}
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-    kept = {key: value for key, value in config.items() if key not in ("format", "intra")}
+    kept = {key: value for key, value in config.items() if key not in ("format", "intra", "pictures")}
+    kept |= {"pictures": [picture.name for picture in paths]} if paths else {}
     files["config.json"] = _config_bytes({"format": FORMAT} | kept | {"sha256": digests})
     files["README.md"] = card.encode()
+    files |= {picture.name: picture.read_bytes() for picture in paths}
     path.parent.mkdir(parents=True, exist_ok=True)
     suffix = secrets.token_hex(4)
     fresh = path.with_name(f".{path.name}.{suffix}.new")
@@ -300,7 +313,7 @@ def model_card(config: Mapping[str, Any], results: Sequence[Mapping[str, object]
     """Gives a README.md with the Hub's metadata in front.
 
     Args:
-        config: the entries of ``config.json``; all but "sha256" are shown.
+        config: the entries of ``config.json``; all but "sha256" are shown, "pictures" as pictures.
         results: rows of one table, each a dict by column.
 
     Example:
@@ -313,7 +326,7 @@ def model_card(config: Mapping[str, Any], results: Sequence[Mapping[str, object]
         | 21 | 0.1 |
     """
     variant, codec = config["variant"], config["codec"]
-    shown = {key: value for key, value in config.items() if key not in ("format", "sha256")}
+    shown = {key: value for key, value in config.items() if key not in ("format", "sha256", "pictures")}
     lines = [
         "---",
         "library_name: lvc_zoo",
@@ -341,6 +354,8 @@ def model_card(config: Mapping[str, Any], results: Sequence[Mapping[str, object]
         "```",
         "",
     ]
+    for name in config.get("pictures", ()):
+        lines += [f"![{Path(name).stem}]({name})", ""]
     if results:
         columns = list(dict.fromkeys(column for row in results for column in row))
         rows = [columns, ["---"] * len(columns), *([str(row.get(column, "")) for column in columns] for row in results)]
@@ -387,13 +402,16 @@ def _check_replaceable(path: Path) -> None:
         return
     foreign = ["not a folder"]
     if path.is_dir():
-        known = ("config.json", "README.md")
+        known = ["config.json", "README.md"]
+        is_ours = True
+        try:
+            known += read_config(path).get("pictures", [])
+        except WeightsError:
+            is_ours = False
         foreign = sorted(
             file.name for file in path.iterdir() if file.name not in known and file.suffix != ".safetensors"
         )
-        try:
-            read_config(path)
-        except WeightsError:
+        if not is_ours:
             foreign = foreign or ["config.json of another kind"]
     if foreign:
         raise WeightsError(f"{path} is not a weights folder ({', '.join(foreign)}) and is left alone; name another one")

@@ -109,6 +109,23 @@ def test_writing_over_an_older_weights_folder_replaces_it_whole(folder):
     assert [path.name for path in folder.parent.iterdir()] == ["weights"]
 
 
+def test_pictures_are_copied_shown_and_replaced_with_the_folder(tmp_path):
+    picture = tmp_path / "curve.png"
+    picture.write_bytes(b"lines")
+    path = hub.write_folder(tmp_path / "weights", CONFIG, make_states(), "card", [picture])
+    config = json.loads((path / "config.json").read_text())
+    assert config["pictures"] == ["curve.png"]
+    assert "![curve](curve.png)" in hub.model_card(config)
+    hub.write_folder(path, CONFIG, make_states(), "card")
+    assert sorted(files_of(path)) == ["README.md", "config.json", "inter.safetensors", "intra.safetensors"]
+
+
+def test_picture_of_another_kind_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"config\.json is no PNG"):
+        hub.write_folder(tmp_path / "weights", CONFIG, make_states(), "card", [tmp_path / "config.json"])
+    assert not any(tmp_path.iterdir())
+
+
 def test_writing_that_fails_keeps_the_older_folder(folder):
     before = files_of(folder)
     with pytest.raises(WeightsError, match="'variant': None, expected a JSON str"):

@@ -1,7 +1,8 @@
 """Loading and saving codecs: bundled names, folders and the Hugging Face Hub."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -91,7 +92,12 @@ class Pretrained:
         self.eval()
 
     def save_pretrained(
-        self, path: str | os.PathLike[str], *, dtype: torch.dtype = torch.float32, metadata: Mapping[str, Any] = {}
+        self,
+        path: str | os.PathLike[str],
+        *,
+        dtype: torch.dtype = torch.float32,
+        metadata: Mapping[str, Any] = {},
+        pictures: Iterable[str | os.PathLike[str]] = (),
     ) -> None:
         """Write a folder that `from_pretrained` reads: config.json, safetensors, model card.
 
@@ -99,6 +105,7 @@ class Pretrained:
             path: folder; an earlier one of ours is replaced, another non-empty one refused.
             dtype: of the stored parameters; the entropy tables are made from the stored values, so float16 is exact.
             metadata: entries for config.json, added to those that the codec was loaded with.
+            pictures: PNG files to copy into the folder and to show in its model card, such as a training curve.
         """
         assert isinstance(self, nn.Module)
         stored = type(self)(self.config)
@@ -114,7 +121,9 @@ class Pretrained:
             "config": to_dict(self.config),
             "metadata": {**self.metadata, **metadata},
         }
-        hub.write_folder(path, entries, states, hub.model_card(entries))
+        pictures = list(pictures)
+        shown = {"pictures": [Path(picture).name for picture in pictures]}
+        hub.write_folder(path, entries, states, hub.model_card(entries | shown), pictures)
 
     def push_to_hub(
         self,

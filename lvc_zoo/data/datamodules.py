@@ -60,6 +60,8 @@ class ClipData(L.LightningDataModule):
         test_folders: Sequence[str] = (),
     ):
         super().__init__()
+        # not for the logger, where the task's own "seed" and "weights" would clash with these
+        self.save_hyperparameters(logger=False)
         if crop % 16 or crop < 16:
             raise ValueError(f"crop is {crop}, expected a multiple of 16")
         if val_crop % 64 or val_crop < 64:

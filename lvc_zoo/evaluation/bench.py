@@ -1,6 +1,5 @@
 """What a codec costs: MACs by module, seconds by stage, bytes and time of the entropy coder; always with where."""
 
-import platform
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -26,6 +25,7 @@ from ..entropy import rans
 from ..entropy.coder import LatentCoder, SymbolReader, SymbolWriter
 from ..entropy.distributions import Distribution
 from ..gop import FramePlan, FrameType, GopStructure, RandomAccess
+from ..machine import processor_name
 from .complexity import Complexity, measure_complexity, padded_720p
 from .recurrence import CellGrowth, draw_cell_growth, growth_table, measure_cell_growth
 
@@ -107,14 +107,6 @@ class CoderCost:
     flush_bytes: float
     encode_ms: float
     decode_ms: float
-
-
-def processor_name() -> str:
-    """Name of the CPU, as the system tells it."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def bench_clip(num_frames: int, size: tuple[int, int]) -> Tensor:

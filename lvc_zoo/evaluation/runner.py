@@ -22,8 +22,8 @@ from ..color import ColorSpec, planes_to_rgb, rgb_to_planes
 from ..config import strict_from_dict, to_dict
 from ..data.readers import FrameReader, Planes
 from ..errors import BitstreamError
+from ..machine import processor_name
 from ..metrics import ms_ssim_per_frame, psnr_db, yuv_psnr_db
-from .bench import processor_name
 from .conditions import TestCondition
 from .contenders import Contender, make_contender
 from .external import ExternalCodec

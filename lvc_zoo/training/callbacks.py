@@ -2,6 +2,7 @@
 
 import csv
 import math
+import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
+from ..machine import processor_name
 from .tasks import VideoCompressionTask
 
 
@@ -88,6 +90,9 @@ def exchange(network: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tenso
 class ExportCodec(L.Callback):
     """Writes the trained codec as a folder that `from_pretrained` reads: the averaged weights where there are any.
 
+    Its config.json tells what was run, and before that what the weights to start from had been through; the curve of a
+    `TrainingCurve` that has been drawn goes into the folder too.
+
     Args:
         folder: where; an earlier export is replaced.
         dtype: "float32", "float16" or "bfloat16", of the stored parameters.
@@ -100,6 +105,12 @@ class ExportCodec(L.Callback):
         self.folder = Path(folder)
         self.dtype: torch.dtype = getattr(torch, dtype)
         self.every_n_steps = every_n_steps
+        self._seconds = 0.0  # of the run up to the checkpoint that it goes on from
+        self._started = math.nan
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Note the time."""
+        self._started = time.monotonic()
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: object) -> None:
         """Save every so often."""
@@ -114,14 +125,52 @@ class ExportCodec(L.Callback):
         assert isinstance(pl_module, VideoCompressionTask)
         if not trainer.is_global_zero:
             return
+        codec = pl_module.codec
+        earlier = codec.metadata.get("training", [])
+        history = [*(earlier if isinstance(earlier, list) else [earlier]), self._record(trainer, pl_module)]
+        curves = [c.picture for c in trainer.callbacks if isinstance(c, TrainingCurve)]  # type: ignore[attr-defined]
         average = averaged_network(trainer)
         trained = {} if average is None else exchange(pl_module.network, average.state_dict())
-        run = {"task": type(pl_module).__name__, "steps": trainer.global_step, **pl_module.hparams}
         try:
-            pl_module.codec.save_pretrained(self.folder, dtype=self.dtype, metadata={"training": run})
+            codec.save_pretrained(
+                self.folder,
+                dtype=self.dtype,
+                metadata={"training": history},
+                pictures=[curve for curve in curves if curve.exists()],
+            )
         finally:
             if trained:
                 pl_module.network.load_state_dict(trained)
+
+    def _record(self, trainer: L.Trainer, task: VideoCompressionTask) -> dict[str, Any]:
+        """What a reader of the weights wants to know of the run, JSON-ready."""
+        device = trainer.strategy.root_device
+        datamodule: Any = getattr(trainer, "datamodule", None)
+        return {
+            "task": type(task).__name__,
+            "steps": trainer.global_step,
+            **task.hparams,
+            "data": {} if datamodule is None else dict(datamodule.hparams),
+            "average": [c.decay for c in trainer.callbacks if isinstance(c, WeightAverage)],  # type: ignore[attr-defined]
+            "precision": str(trainer.precision),
+            "seconds": round(self._spent()),
+            "processes": trainer.world_size,
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name(),
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+            "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        }
+
+    def _spent(self) -> float:
+        return self._seconds + (0.0 if math.isnan(self._started) else time.monotonic() - self._started)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The time spent, for the checkpoint."""
+        return {"seconds": self._spent()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on counting."""
+        self._seconds = state_dict["seconds"]
 
 
 class NaNGuard(L.Callback):
@@ -253,6 +302,7 @@ class TrainingCurve(L.Callback):
         if every_n_steps < 1:
             raise ValueError(f"every_n_steps is {every_n_steps}, expected at least 1")
         self.table = Path(folder) / "curve.csv"
+        self.picture = self.table.with_suffix(".png")
         self.every_n_steps = every_n_steps
         self._columns: list[str] = []
 
@@ -260,6 +310,7 @@ class TrainingCurve(L.Callback):
         """Keep the rows up to the checkpoint; begin anew without one."""
         if trainer.is_global_zero:
             self.table.parent.mkdir(parents=True, exist_ok=True)
+            self.picture.unlink(missing_ok=True)
             rows = read_curve(self.table) if trainer.global_step and self.table.exists() else []
             rows = [row for row in rows if row["step"] <= trainer.global_step]
             self._columns = list(rows[0]) if rows else []
@@ -280,7 +331,7 @@ class TrainingCurve(L.Callback):
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Draw."""
         if trainer.is_global_zero:
-            draw_curve(read_curve(self.table), self.table.with_suffix(".png"))
+            draw_curve(read_curve(self.table), self.picture)
 
     def _rewrite(self, rows: Iterable[dict[str, float]]) -> None:
         with self.table.open("w", newline="") as file:

@@ -20,7 +20,7 @@ from ..errors import nearest_names
 from ..metrics.distortion import MS_SSIM_SMALLEST_SIDE
 from .callbacks import ExportCodec, NaNGuard, TrainingCurve, WeightAverage
 from .pictures import RDPictures
-from .tasks import VideoCompressionTask
+from .tasks import TWO_B_REFERENCES, BiECVCTask, VideoCompressionTask
 
 SUBCOMMANDS = tuple(LightningCLI.subcommands())
 TOP_LEVEL = ("seed_everything", "model", "data", "trainer", "ckpt_path")
@@ -151,7 +151,7 @@ def default_callbacks(settings: Mapping[str, Any]) -> list[Callback]:
 
 
 def check_recipe(task: VideoCompressionTask, data: ClipData, trainer: L.Trainer) -> None:
-    """Refuse settings that do not fit together; warn of a precision that the processor only imitates.
+    """Refuse settings that do not fit together; warn of those that run, but not well.
 
     Raises:
         ValueError: for a batch that cannot hold the anchors equally often, or crops too small for MS-SSIM.
@@ -166,6 +166,13 @@ def check_recipe(task: VideoCompressionTask, data: ClipData, trainer: L.Trainer)
         raise ValueError(
             f"crop is {data.crop}, expected at least {MS_SSIM_SMALLEST_SIDE} pixels for the five scales of MS-SSIM; "
             "set data.init_args.crop to 192 or 256"
+        )
+    longest = max(stage.num_frames for stage in task.stages)
+    if isinstance(task, BiECVCTask) and longest < TWO_B_REFERENCES and not task.hparams["weights"]:
+        warnings.warn(
+            f"the longest clips have {longest} frames, in which no frame has two B references; what only such frames "
+            f"use stays untrained, and long GOPs suffer for it; add a stage of {TWO_B_REFERENCES} frames",
+            stacklevel=2,
         )
     on_cpu = trainer.strategy.root_device.type == "cpu"
     if on_cpu and str(trainer.precision).startswith("bf16") and not has_bf16_instructions():

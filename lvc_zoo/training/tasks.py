@@ -13,6 +13,8 @@ from .losses import warping_error
 from .starting_point import measure_blocks, start_transform
 from .video import ClipSource, VideoCompressionTask, Work, load_codec
 
+TWO_B_REFERENCES = 9
+"""Frames of the shortest clip in which a B frame lies between two others."""
 FRAME_WEIGHTS = (0.5, 1.2, 0.5, 0.9)
 """w of four P frames in cycles (DCVC-DC, L-STEC)."""
 

@@ -117,8 +117,28 @@ def test_export_holds_the_average_and_codes(task, tmp_path):
     assert equal(task.network.parameters(), recorder.weights[-1])
     codec, clip = BiECVC.from_pretrained(tmp_path / "weights"), moving_clip(3, 32, 48)
     assert equal(codec.intra.parameters(), average.average.module.parameters())
-    assert codec.metadata["training"]["steps"] == 4
+    assert codec.metadata["training"][-1]["steps"] == 4
     assert codec.decompress(codec.compress(clip, 20)).shape == clip.shape
+
+
+def test_export_tells_every_run_and_shows_the_last_curve(task, tmp_path):
+    fit(task, ExportCodec(str(tmp_path / "first")), max_steps=1)
+    further = IntraTask(weights=str(tmp_path / "first"), stages=STAGES)
+    fit(further, ExportCodec(str(tmp_path / "second")), TrainingCurve(str(tmp_path)), WeightAverage(0.9), max_steps=2)
+    first, second = BiECVC.from_pretrained(tmp_path / "second").metadata["training"]
+    assert (first["steps"], first["average"], first["weights"]) == (1, [], None)
+    assert (second["steps"], second["average"], second["weights"]) == (2, [0.9], str(tmp_path / "first"))
+    assert second["data"]["crop"] == 64
+    assert second["stages"][0]["name"] == "all"
+    assert (tmp_path / "second" / "curve.png").read_bytes() == (tmp_path / "curve.png").read_bytes()
+    assert "![curve](curve.png)" in (tmp_path / "second" / "README.md").read_text()
+
+
+def test_time_of_a_resumed_run_is_counted_from_its_start():
+    export = ExportCodec("weights")
+    export.load_state_dict({"seconds": 100.0})
+    export.on_train_start(None, None)
+    assert 100 <= export.state_dict()["seconds"] < 101
 
 
 def test_decay_of_one_raises():

@@ -137,6 +137,14 @@ def test_bf16_that_the_processor_imitates_is_warned_of(recipe, tmp_path, capsys,
     assert "this CPU has no bfloat16 instructions" in capsys.readouterr().err
 
 
+def test_trees_too_short_for_two_b_references_are_warned_of(recipe, tmp_path, capsys):
+    recipe["model"]["class_path"] = "lvc_zoo.training.tasks.BiECVCTask"
+    recipe["model"]["init_args"]["stages"][0]["num_frames"] = 3
+    recipe["trainer"]["max_steps"] = 0
+    assert run(recipe, tmp_path) == 0
+    assert "add a stage of 9 frames" in capsys.readouterr().err
+
+
 def test_bf16_instructions_are_read_from_the_processor_flags(tmp_path):
     for flags, expected in (("fpu avx512f", False), ("fpu avx512_bf16 sha", True), ("asimd bf16", True)):
         (tmp_path / "cpuinfo").write_text(f"flags\t\t: {flags}\n")

@@ -109,6 +109,8 @@ def test_recipe_says_what_it_is_and_keeps_to_its_folder(recipe):
     assert settings["trainer"]["default_root_dir"] == f"runs/{recipe.stem}"
     stated = settings["model"]["init_args"].get("stages", [])
     table = [Stage(**{k: tuple(v) if isinstance(v, list) else v for k, v in row.items()}) for row in stated]
+    if table and task_name(recipe) == "BiECVCTask":
+        assert max(stage.num_frames for stage in table) >= tasks.TWO_B_REFERENCES
     if "tiny" not in recipe.stem and "smoke" not in recipe.stem:
         default = getattr(tasks, task_name(recipe)).default_stages
         if "ms-ssim" in recipe.stem:
@@ -117,7 +119,7 @@ def test_recipe_says_what_it_is_and_keeps_to_its_folder(recipe):
 
 
 def test_weights_that_recipes_name_are_made_by_recipes():
-    made = {f"runs/{recipe.stem}/weights" for recipe in RECIPES} | {"biecvc-tiny"}
+    made = {f"runs/{recipe.stem}/weights" for recipe in RECIPES} | {"biecvc-tiny", "lstec-tiny"}
     for recipe in RECIPES:
         model = settings_of(recipe)["model"]["init_args"]
         assert {model[key] for key in ("weights", "intra") if key in model} <= made, recipe
