@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import DataLoader, Sampler
 
 from ..errors import nearest_names
@@ -34,7 +35,7 @@ class ClipData(L.LightningDataModule):
         seed: of clips, crops and augmentations.
         cache: where decoded frames are kept (about 0.7 MB a 640x360 frame).
         augment: of `datasets.AUGMENTATIONS`. CHOICE: all, as others train this family; the papers name the crop.
-        val_folders: for validation; none = no validation.
+        val_folders: for validation, once a run unless `trainer.val_check_interval` asks for more; none = no validation.
         val_frames: length of a validation or test clip.
         val_crop: its longest side in pixels, a multiple of 64.
         test_folders: as `val_folders`, for `test` and `predict`.
@@ -89,6 +90,10 @@ class ClipData(L.LightningDataModule):
         """What a folder holds, decoding what is not in the cache yet."""
         return footage_of(folder, self.cache, exclude)
 
+    def held_out(self, folder: str) -> list[Footage]:
+        """What a folder holds for validation and test; of Vimeo-90K its own test list."""
+        return footage_of(folder, self.cache, is_held_out=True)
+
     def training_groups(self) -> list[Group]:
         """The footage to train on, decoding what is not in the cache yet."""
         self._check_exclude()
@@ -116,10 +121,11 @@ class ClipData(L.LightningDataModule):
             raise ValueError(f"exclude leaves nothing of {', '.join(self.folders)}; give fewer patterns")
 
     def prepare_data(self) -> None:
-        """Decode everything that the cache lacks; Lightning calls it in one process a machine."""
-        self.training_groups()
+        """Decode everything that the run needs and the cache lacks; Lightning calls it in one process a machine."""
+        if self.trainer is None or self.trainer.state.fn == TrainerFn.FITTING:
+            self.training_groups()
         for folder in (*self.val_folders, *self.test_folders):
-            footage_of(folder, self.cache)
+            self.held_out(folder)
 
     def setup(self, stage: str) -> None:
         """List the footage."""
@@ -179,7 +185,7 @@ class ClipData(L.LightningDataModule):
         return self._whole(self.test_folders)
 
     def _whole(self, folders: Sequence[str]) -> DataLoader[TrainingClip] | list[Any]:
-        footage = [footage for folder in folders for footage in footage_of(folder, self.cache)]
+        footage = [footage for folder in folders for footage in self.held_out(folder)]
         rank, processes = self._processes()
         if not footage:
             return []

@@ -10,25 +10,28 @@ import numpy as np
 from .cache import decode_sources, is_excluded, list_sources, read_frames, to_codes
 from .clips import demo_clip
 from .footage import Footage, Window
-from .septuplets import is_septuplets, list_septuplets
+from .septuplets import TEST_LIST, TRAINING_LIST, is_septuplets, list_septuplets
 from .shards import is_shards, list_shards
 
 DEMO = "demo"
 """Stands for the clip of `clips.demo_clip`, so that a recipe runs where there is no footage."""
 
 
-def footage_of(folder: str, cache: str | Path, exclude: Sequence[str] = ()) -> list[Footage]:
+def footage_of(
+    folder: str, cache: str | Path, exclude: Sequence[str] = (), *, is_held_out: bool = False
+) -> list[Footage]:
     """What a folder holds, in the order of names; what must be decoded is, where the cache lacks it.
 
     Args:
         folder: a path, the address of shards, or "demo".
         cache: see `cache.decode_sources`.
         exclude: glob patterns of names to leave out.
+        is_held_out: of Vimeo-90K's septuplets those of its test list.
     """
     if is_shards(folder):
         return list_shards(folder, cache, exclude)
     if is_septuplets(folder):
-        return list_septuplets(folder, exclude)
+        return list_septuplets(folder, exclude, TEST_LIST if is_held_out else TRAINING_LIST)
     sources = [source for source in sources_in(folder) if not is_excluded(source.name, exclude)]
     return decode_sources(sources, cache, folder)
 

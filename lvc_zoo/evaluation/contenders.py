@@ -1,11 +1,15 @@
 """The codecs of an evaluation by name, each with its rate points and the freest structure that it may use."""
 
+import hashlib
+import json
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 from ..codec.reader import FrameReader
 from ..codec.video import DEFAULT_Q, EncodedVideo, VideoCodec
+from ..config import to_dict
 from ..entropy.tables import table_digest
 from ..gop import FrameType, GopStructure, LowDelay
 from ..hub import state_digest
@@ -106,7 +110,8 @@ def learned_contender(
         ValueError: for a codec that cannot code under this condition.
     """
     weights = codec.intra if intra_alone else codec
-    identity = f"{type(codec).__name__}, weights {state_digest(weights.state_dict())[:16]}"
+    config = hashlib.sha256(json.dumps(to_dict(codec.config), sort_keys=True).encode()).hexdigest()
+    identity = f"{type(codec).__name__}, weights {state_digest(weights.state_dict())[:16]}, config {config[:8]}"
     points = (float(DEFAULT_Q),) if len(codec.lambdas) == 1 else tuple(float(q) for q in condition.q)
     return Contender(
         name=name,
@@ -114,9 +119,19 @@ def learned_contender(
         parameter="q",
         values=points,
         structure=LowDelay(1) if intra_alone else _freest_structure(codec, condition),
-        identity=f"{identity}, tables {table_digest(codec)[:16]}, {codec.device.type}",
+        identity=f"{identity}, tables {table_digest(codec)[:16]}, code {code_digest()[:8]}, {codec.device.type}",
         check="every frame was decoded from the file, its payload and its symbols agreeing with their CRCs",
     )
+
+
+@cache
+def code_digest() -> str:
+    """SHA-256 hex of the source files that decide what bytes a codec of ours writes, this installation's."""
+    root, digest = Path(__file__).parents[1], hashlib.sha256()
+    for floor in ("models", "codec", "entropy", "blocks", "gop.py", "color.py"):
+        for path in sorted((root / floor).rglob("*.py")) or [root / floor]:
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def _freest_structure(codec: VideoCodec, condition: TestCondition) -> GopStructure:

@@ -193,7 +193,8 @@ def _run(tasks: dict[int, Task], settings: RunSettings) -> Iterator[tuple[int, P
                 yield index, _attempt(task, settings)
         return
     # pickled here, once a codec: the pool's own way to send tensors holds a file descriptor for each of them
-    packed = {task.contender.name: pickle.dumps(task.contender) for task in tasks.values()}
+    contenders = {task.contender.name: task.contender for task in tasks.values()}
+    packed = {name: pickle.dumps(contender) for name, contender in contenders.items()}
     with ProcessPoolExecutor(settings.jobs, mp_context=get_context("spawn")) as pool:
         futures: dict[Future[PointResult | Failure], int] = {
             pool.submit(_attempt_elsewhere, packed[task.contender.name], task[1:], settings): index

@@ -22,7 +22,7 @@ from ..data.footage import Footage, Group, Window
 from ..models import codec_class
 from . import tasks
 from .command import quiet_trainer, recipe_cli
-from .stages import Stage
+from .stages import Stage, total_steps
 from .tasks import VideoCompressionTask
 
 PARTS = ("data", "forward", "backward", "optimiser")
@@ -235,8 +235,13 @@ def measure_speed(what: str, shape: ClipShape, overrides: Mapping[str, Any], ste
     clock = StepClock()
     if what.endswith(RECIPES):
         limits = ["--trainer.logger=false", "--trainer.enable_checkpointing=false", "--trainer.limit_val_batches=0"]
-        limits += [f"--trainer.max_steps={WARM_UP + steps}", "--trainer.enable_progress_bar=false"]
+        # its callbacks would write over what a run of the recipe has left
+        limits += ["--trainer.enable_progress_bar=false", "--trainer.callbacks=null"]
         cli = recipe_cli(["--config", what, *limits], is_run=False)
+        table = total_steps(cli.model.stages)
+        if table <= WARM_UP:
+            raise ValueError(f"the stages of {what} have {table} steps, expected more than {WARM_UP} to measure any")
+        cli.trainer.fit_loop.epoch_loop.max_steps = min(WARM_UP + steps, table)
         cli.trainer.callbacks.append(clock)  # type: ignore[attr-defined]
         with quiet_trainer():
             cli.trainer.fit(cli.model, datamodule=cli.datamodule)

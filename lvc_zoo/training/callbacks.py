@@ -173,6 +173,28 @@ class ExportCodec(L.Callback):
         self._seconds = state_dict["seconds"]
 
 
+class StreamWriter(L.Callback):
+    """Writes what prediction gives: a file `FOLDER_NAME.qNN.lvc` for each clip and anchor.
+
+    Args:
+        folder: for them; files of the same names are replaced.
+    """
+
+    def __init__(self, folder: str):
+        self.folder = Path(folder)
+
+    def on_predict_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: object
+    ) -> None:
+        """Write the streams of a batch."""
+        assert isinstance(pl_module, VideoCompressionTask)
+        clips: Any = trainer.predict_dataloaders
+        name = "_".join(Path(clips.dataset.footage[batch_idx].name).parts[-2:])
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for anchor, stream in enumerate(outputs[0]):
+            (self.folder / f"{name}.q{round(pl_module.anchor_q(anchor)):02}.lvc").write_bytes(stream)
+
+
 class NaNGuard(L.Callback):
     """Drops gradients that are not finite, so that the step changes no weight and no moment; counts and explains them.
 

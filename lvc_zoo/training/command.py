@@ -12,13 +12,13 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from ..data.datamodules import ClipData
 from ..errors import nearest_names
 from ..metrics.distortion import MS_SSIM_SMALLEST_SIDE
-from .callbacks import ExportCodec, NaNGuard, TrainingCurve, WeightAverage
+from .callbacks import ExportCodec, NaNGuard, StreamWriter, TrainingCurve, WeightAverage
 from .pictures import RDPictures
 from .tasks import TWO_B_REFERENCES, BiECVCTask, VideoCompressionTask
 
@@ -61,7 +61,8 @@ class RecipeCLI(LightningCLI):
         if self.subcommand is None:
             defaults = []
         elif self.subcommand != "fit":
-            defaults = [callback for callback in defaults if isinstance(callback, (ModelCheckpoint, WeightAverage))]
+            kept = (ModelCheckpoint, WeightAverage, StreamWriter)
+            defaults = [callback for callback in defaults if isinstance(callback, kept)]
         named = settings["callbacks"] or []
         settings["callbacks"] = [*(named if isinstance(named, list) else [named]), *defaults]
         return super().instantiate_trainer(**kwargs)
@@ -69,6 +70,20 @@ class RecipeCLI(LightningCLI):
     def before_fit(self) -> None:
         """Refuse what would only fail later, or never."""
         check_recipe(self.model, self.datamodule, self.trainer)
+
+    def before_validate(self) -> None:
+        """Refuse to measure nothing."""
+        self._check_folders("val_folders")
+
+    def before_test(self) -> None:
+        """Refuse to measure nothing."""
+        self._check_folders("test_folders")
+
+    before_predict = before_test
+
+    def _check_folders(self, name: str) -> None:
+        if not getattr(self.datamodule, name):
+            raise ValueError(f"{self.subcommand} takes the clips of {name}, which are none; set data.init_args.{name}")
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -116,6 +131,7 @@ def recipe_cli(arguments: Sequence[str], *, is_run: bool = True, callbacks: Sequ
         subclass_mode_model=True,
         subclass_mode_data=True,
         auto_configure_optimizers=False,
+        save_config_callback=SaveConfigCallback if is_run else None,
         save_config_kwargs={"overwrite": True},
         seed_everything_default=0,
         # an epoch is the whole stage table, and the data deals its batches to processes itself
@@ -130,7 +146,7 @@ def default_callbacks(settings: Mapping[str, Any]) -> list[Callback]:
     """Callbacks that a recipe does not name, all writing below the run's folder.
 
     They are: a checkpoint every 500 steps, a weight average, a guard against steps that are not finite, the training
-    curve, an export of the trained codec, and pictures for TensorBoard.
+    curve, an export of the trained codec, pictures for TensorBoard, and for `predict` a writer of streams.
 
     Args:
         settings: of the trainer, with its `callbacks` as objects and `default_root_dir`.
@@ -142,6 +158,7 @@ def default_callbacks(settings: Mapping[str, Any]) -> list[Callback]:
         TrainingCurve(str(root)),
         ExportCodec(str(Path(root) / "weights")),
         RDPictures(),
+        StreamWriter(str(Path(root) / "streams")),
     ]
     # Lightning counts False as none wanted
     if settings.get("enable_checkpointing") is not False:
@@ -154,13 +171,18 @@ def check_recipe(task: VideoCompressionTask, data: ClipData, trainer: L.Trainer)
     """Refuse settings that do not fit together; warn of those that run, but not well.
 
     Raises:
-        ValueError: for a batch that cannot hold the anchors equally often, or crops too small for MS-SSIM.
+        ValueError: for a batch that cannot hold the anchors equally often, or crops that do not suit codec or loss.
     """
     anchors, batch = len(task.codec.lambdas), data.batch_size * trainer.world_size
     if batch % anchors:
         raise ValueError(
             f"a batch of all processes holds {batch} clips, expected a multiple of {anchors}, so that it holds every "
             f"anchor of {task.codec.variant} equally often; set data.init_args.batch_size"
+        )
+    if data.crop % task.codec.pad_multiple:
+        raise ValueError(
+            f"crop is {data.crop}, expected a multiple of {task.codec.pad_multiple} for {task.codec.variant}; set "
+            "data.init_args.crop"
         )
     if task.hparams.get("distortion") == "ms-ssim" and data.crop < MS_SSIM_SMALLEST_SIDE:
         raise ValueError(

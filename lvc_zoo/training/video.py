@@ -133,6 +133,8 @@ class VideoCompressionTask(MeasuredTask):
                     f"stage {stage.name!r} has clips of {stage.num_frames} frames, in which no frame is of type "
                     f"{self.trained.name}; raise num_frames"
                 )
+        if stage.distortion == "warp" and self.trained is FrameType.I:
+            raise ValueError(f"stage {stage.name!r} has distortion 'warp', but I frames have no motion; use 'frame'")
         if stage.trained != "all" and not hasattr(self.network, "motion"):
             raise ValueError(
                 f"stage {stage.name!r} trains {stage.trained!r}, but {self.codec.variant} has no motion; use 'all'"
@@ -183,9 +185,14 @@ class VideoCompressionTask(MeasuredTask):
         datamodule: Any = getattr(trainer, "datamodule", None)
         if datamodule is not None:
             datamodule.follow([ClipPhase(stage.steps, stage.num_frames, stage.strides) for stage in self.stages])
+        total = total_steps(self.stages)
+        if trainer.max_steps > total:
+            raise ValueError(
+                f"max_steps is {trainer.max_steps}, but the stage table has {total} steps; give a stage more, or leave "
+                "max_steps out"
+            )
         if trainer.max_steps == -1:
-            trainer.fit_loop.epoch_loop.max_steps = total_steps(self.stages)
-            trainer.fit_loop.max_epochs = -1
+            trainer.fit_loop.epoch_loop.max_steps = total
         if self.hparams["fresh"]:
             self.start_fresh()
 
@@ -381,7 +388,7 @@ def load_codec(
     Args:
         variant: name of the codec where `weights` is None.
         weights: to load.
-        intra: weights whose intra network replaces the codec's own.
+        intra: weights whose intra network replaces the codec's own; what they had been through joins its metadata.
         overrides: config entries of an untrained variant.
 
     Raises:
@@ -401,4 +408,6 @@ def load_codec(
                 f"the intra network of {intra!r} ({source.variant}) does not fit {codec.variant}; name weights of a "
                 f"codec with the same intra config: {error}"
             ) from error
+        origin = {"weights": intra, "variant": source.variant, "training": source.metadata.get("training", [])}
+        codec.metadata = {**codec.metadata, "intra": origin}
     return codec

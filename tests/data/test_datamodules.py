@@ -203,6 +203,8 @@ def test_vimeo_batches_come_from_the_training_list(archive, cache):  # noqa: F81
     (frames,) = frames_of(datamodule)
     assert frames.shape == (8, 7, 3, 256, 256)
     assert (frames[:, :, 0, 0, 0] * 255).round().int().tolist() == [[1, 2, 3, 4, 5, 6, 7]] * 8
+    held_out = Vimeo90K([str(archive)], cache=cache, val_folders=[str(archive)], val_frames=7).val_dataloader()
+    assert [footage.name for footage in held_out.dataset.footage] == ["00001/0002"]
     # any folder of this layout is known by its list
     (group,) = ClipFolders([str(archive)], cache=cache, exclude=["00001/*"]).training_groups()
     assert [footage.name for footage in group.footage] == ["00002/0001"]

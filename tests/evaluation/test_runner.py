@@ -301,6 +301,19 @@ def test_identity_of_an_intra_codec_is_that_of_its_weights_alone(clips):
     assert before[1] == after[1]
 
 
+def test_identity_knows_the_config_and_the_code(clips, monkeypatch):
+    def identity():
+        return learned_contender("a", codec, condition_for(clips)).identity
+
+    codec = recurrent()
+    before = identity()
+    codec.config = replace(codec.config, hidden=5)
+    assert identity() != before
+    before = identity()
+    monkeypatch.setattr("lvc_zoo.evaluation.contenders.code_digest", lambda: "another")
+    assert identity() != before
+
+
 def test_codec_of_one_rate_is_coded_at_it(clips):
     codec = recurrent()
     codec.lambdas = (1.0,)

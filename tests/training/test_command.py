@@ -6,6 +6,7 @@ from fractions import Fraction
 import pytest
 import yaml
 
+from lvc_zoo import BiECVC
 from lvc_zoo.cli import main
 from lvc_zoo.color import ColorSpec
 from lvc_zoo.config import to_dict
@@ -92,6 +93,9 @@ BAD = {
     "crops larger than the footage": (f"{DATA}.crop", 128, "128"),
     "batch without every anchor": (f"{DATA}.batch_size", 6, "holds 6 clips, expected a multiple of 4"),
     "crops too small for MS-SSIM": (f"{MODEL}.distortion", "ms-ssim", "crop is 64, expected at least 161"),
+    "crops that the codec pads": (f"{DATA}.crop", 80, "expected a multiple of 64 for dcvc-tcm"),
+    "more steps than the table has": ("trainer.max_steps", 5, "max_steps is 5, but the stage table has 4 steps"),
+    "I frames that are warped": (f"{MODEL}.stages", [{"distortion": "warp"}], "I frames have no motion"),
     "missing weights": (f"{MODEL}.weights", "runs/nothing/weights", "runs/nothing/weights"),
     "step without frames": (f"{MODEL}.stages", [{"num_frames": 0}], "num_frames is 0, expected at least 1"),
 }
@@ -103,6 +107,9 @@ def test_bad_recipe_stops_before_the_first_step_with_one_line(case, recipe, tmp_
     if path.endswith("stages"):
         value = [recipe["model"]["init_args"]["stages"][0] | value[0]]
     remove = ("overrides",) if case in ("missing weights", "unknown variant") else ()
+    if case == "crops that the codec pads":
+        recipe["model"]["init_args"] |= {"variant": "dcvc-tcm", "overrides": {"channels": 8, "intra.channels": 8}}
+        recipe["data"]["init_args"]["folders"] = ["demo"]
     assert run(changed(recipe, path, value, remove), tmp_path) == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("lvc-zoo: error: ")]
     assert len(lines) == 1
@@ -185,12 +192,43 @@ def test_resumed_run_repeats_an_unbroken_one_then_tests_and_predicts(recipe, foo
     assert run(recipe, tmp_path, "--ckpt_path=last", subcommand="test") == 0
     assert "test/bpp" in capsys.readouterr().out
     assert run(recipe, tmp_path, "--ckpt_path=last", subcommand="predict") == 0
+    streams = sorted((tmp_path / "run" / "streams").iterdir())
+    assert [path.name for path in streams] == [f"{footage.name}_clip.mkv.q{q}.lvc" for q in ("00", "21", "42", "63")]
+    frames = list(BiECVC.from_pretrained(tmp_path / "run" / "weights").decode(streams[2]))
+    assert [frame.shape for frame in frames] == [(3, 64, 64)]
+
+
+@pytest.mark.parametrize(("subcommand", "name"), [("validate", "val"), ("test", "test"), ("predict", "test")])
+def test_measuring_no_clips_stops(recipe, tmp_path, capsys, subcommand, name):
+    assert run(recipe, tmp_path, subcommand=subcommand) == 2
+    assert f"{subcommand} takes the clips of {name}_folders, which are none" in capsys.readouterr().err
+
+
+def test_test_clips_need_no_training_clips(recipe, footage, tmp_path):
+    recipe["data"]["init_args"] |= {"folders": ["nowhere"], "val_frames": 1, "val_crop": 64}
+    recipe["data"]["init_args"]["test_folders"] = [str(footage)]
+    assert run(recipe, tmp_path, subcommand="test") == 0
+
+
+def test_epochs_of_a_few_batches_end_the_run(recipe, tmp_path):
+    recipe["trainer"] |= {"max_epochs": 1, "limit_train_batches": 3}
+    assert run(recipe, tmp_path) == 0
+    assert [row["step"] for row in read_curve(tmp_path / "run" / "curve.csv")] == [1, 2, 3]
+
+
+def test_bench_of_a_recipe_leaves_its_folder_alone(recipe, tmp_path, capsys):
+    recipe["trainer"]["callbacks"].append({"class_path": "lightning.pytorch.callbacks.ModelCheckpoint"})
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    assert main(["bench", str(tmp_path / "recipe.yaml"), "--training"]) == 0
+    assert "frames/s" in capsys.readouterr().out
+    assert not (tmp_path / "run").exists()
 
 
 def test_default_callbacks_leave_out_what_a_recipe_names(tmp_path):
     settings = {"default_root_dir": str(tmp_path), "callbacks": None}
     names = {type(callback).__name__ for callback in command.default_callbacks(settings)}
     expected = {"ModelCheckpoint", "WeightAverage", "NaNGuard", "TrainingCurve", "ExportCodec", "RDPictures"}
+    expected.add("StreamWriter")
     assert names == expected
     settings |= {"callbacks": [command.NaNGuard(3)], "enable_checkpointing": False}
     with warnings.catch_warnings():

@@ -3,16 +3,12 @@
 import pytest
 import torch
 
-from lvc_zoo.data.datasets import TrainingClip
 from lvc_zoo.models import create_model
-from lvc_zoo.training.flow import FlowTask
 from lvc_zoo.training.losses import squared_error
 from lvc_zoo.training.starting_point import start_transform
 from lvc_zoo.training.tasks import BiECVCTask, DCVCDCTask, DCVCTCMTask, IntraTask, LSTECTask
-from tests.miniature import moving_clip
 from tests.training.by_hand import SMALL, attached, batch, stage
 
-SPYNET = {"estimator": "spynet", "spynet_widths": (8, 8, 8, 8), "spynet_kernel": 5, "motion_shortcut": False}
 DC = {"features": (8, 8, 8), "current": (8, 8, 8), "latent": 8, "hyper": 4, "motion": 8, "align_groups": 2}
 DC |= {"unet_widths": (4, 4, 4), "unet_depth": 1, "spynet_widths": (4, 4, 4, 4)}
 INTRA = {"widths": (8, 8, 8), "latent": 8, "hyper": 4, "refine_widths": (4, 4, 4), "refine_depth": 1}
@@ -120,27 +116,3 @@ def test_shortcut_keeps_leading_components_of_training_blocks():
     torch.testing.assert_close(
         network.latent_scale.log_deviation.exp().flatten()[:3], torch.tensor([8.0, 7.0, 6.0]), rtol=0.1, atol=0
     )
-
-
-def test_flow_task_learns_a_shift_and_trains_the_estimator_alone():
-    torch.manual_seed(0)
-    picture = moving_clip(1, 64, 68)[0]
-    pair = torch.stack([picture[..., :64], picture[..., 4:]])  # the second frame is the first, shifted by 4 to the left
-    task = FlowTask("biecvc-tiny", overrides=SPYNET | {"spynet_widths": (16, 24, 16, 8), "spynet_finest": 1})
-    task.trainer, task.log = attached(IntraTask(overrides=INTRA)).trainer, lambda *_, **__: None
-    optimizer = torch.optim.Adam(task.estimator.parameters(), 1e-3)
-    losses = []
-    for _ in range(60):
-        loss = task.training_step(TrainingClip(pair.expand(2, -1, -1, -1, -1), torch.ones(2)), 0)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(float(loss.detach()))
-    reached = {name for name, p in task.codec.named_parameters() if p.grad is not None}
-    assert all(name.startswith("inter.motion.estimator.") for name in reached)
-    assert losses[-1] < 0.75 * losses[0]
-
-
-def test_flow_task_of_estimator_without_weights_raises():
-    with pytest.raises(ValueError, match="BlockMatching, which learns nothing, expected SpyNet"):
-        FlowTask("biecvc-tiny")

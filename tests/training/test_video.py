@@ -189,3 +189,4 @@ def test_intra_network_is_taken_over(tiny_weights):
     trained = BiECVCTask("biecvc-tiny", intra=str(tiny_weights), stages=[stage()])
     source = load_codec("biecvc-tiny", str(tiny_weights)).intra.state_dict()
     assert all(torch.equal(value, source[name]) for name, value in trained.codec.intra.state_dict().items())
+    assert trained.codec.metadata["intra"] == {"weights": str(tiny_weights), "variant": "biecvc-tiny", "training": []}
