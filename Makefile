@@ -25,7 +25,7 @@ lint: $(INSTALLED)  ## ruff, import-linter and mypy
 	$(BIN)/mypy
 
 test: lint  ## lint, then the tests that take seconds
-	$(BIN)/python -m pytest -q -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m "not slow"
 
 test-slow: $(INSTALLED)  ## the tests that take minutes
 	$(BIN)/python -m pytest -q -m slow

@@ -67,9 +67,10 @@ def shrunk(recipe, footage, out):
     options += [f"--data.crop={176 if is_large else 64}", "--trainer.max_steps=2", "--trainer.accelerator=cpu"]
     options += ["--trainer.precision=32-true", "--trainer.logger=false", "--trainer.enable_checkpointing=false"]
     options += ["--trainer.enable_progress_bar=false", "--trainer.callbacks=null", f"--trainer.default_root_dir={out}"]
-    if is_large:
+    if is_large or recipe.stem.endswith("continued"):
         frames = 3 if task_name(recipe) == "BiECVCTask" else 2
-        options.append(f"--model.stages=[{{name: short, steps: 2, num_frames: {frames}, learning_rate: 1.0e-4}}]")
+        row = f"name: short, steps: 2, num_frames: {frames}, learning_rate: 1.0e-4, warmup_steps: 0, strides: [1]"
+        options.append(f"--model.stages=[{{{row}}}]")
     if "tiny" in model.get("variant", ""):
         return [*options, "--model.fresh=false", *(["--model.intra=biecvc-tiny"] if "intra" in model else [])]
     name = task_name(recipe)
