@@ -300,6 +300,8 @@ def draw_curves(result: EvaluationResult, path: Path) -> Path:
             panel.plot([rate for rate, _ in curve], [psnr for _, psnr in curve], marker="o", ms=4, label=codec.name)
     for panel, name in zip(axes, panels, strict=False):
         panel.set(title=name, xlabel="bits per pixel", ylabel="PSNR-RGB (dB)", xscale="log")
+        panel.xaxis.set_major_formatter("{x:g}")
+        panel.xaxis.set_minor_formatter(lambda x, _: f"{x:g}" if f"{x:.0e}"[0] in "25" else "")
         panel.grid(alpha=0.3, which="both")
     for panel in axes[len(panels) :]:
         panel.set_axis_off()

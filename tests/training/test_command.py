@@ -93,7 +93,7 @@ BAD = {
     "crops larger than the footage": (f"{DATA}.crop", 128, "128"),
     "batch without every anchor": (f"{DATA}.batch_size", 6, "holds 6 clips, expected a multiple of 4"),
     "crops too small for MS-SSIM": (f"{MODEL}.distortion", "ms-ssim", "crop is 64, expected at least 161"),
-    "crops that the codec pads": (f"{DATA}.crop", 80, "expected a multiple of 64 for dcvc-tcm"),
+    "crops that the codec pads": (f"{DATA}.crop", 80, "crop is 80, expected a multiple of 64"),
     "more steps than the table has": ("trainer.max_steps", 5, "max_steps is 5, but the stage table has 4 steps"),
     "I frames that are warped": (f"{MODEL}.stages", [{"distortion": "warp"}], "I frames have no motion"),
     "missing weights": (f"{MODEL}.weights", "runs/nothing/weights", "runs/nothing/weights"),
