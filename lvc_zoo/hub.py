@@ -402,17 +402,15 @@ def _check_replaceable(path: Path) -> None:
         return
     foreign = ["not a folder"]
     if path.is_dir():
-        known = ["config.json", "README.md"]
-        is_ours = True
         try:
-            known += read_config(path).get("pictures", [])
+            pictures, kind = read_config(path).get("pictures", []), []
         except WeightsError:
-            is_ours = False
+            pictures, kind = [], ["config.json of another kind"]
+        known = ("config.json", "README.md", *pictures)
         foreign = sorted(
             file.name for file in path.iterdir() if file.name not in known and file.suffix != ".safetensors"
         )
-        if not is_ours:
-            foreign = foreign or ["config.json of another kind"]
+        foreign = foreign or kind
     if foreign:
         raise WeightsError(f"{path} is not a weights folder ({', '.join(foreign)}) and is left alone; name another one")
 

@@ -106,6 +106,11 @@ class Pretrained:
             dtype: of the stored parameters; the entropy tables are made from the stored values, so float16 is exact.
             metadata: entries for config.json, added to those that the codec was loaded with.
             pictures: PNG files to copy into the folder and to show in its model card, such as a training curve.
+
+        Raises:
+            ValueError: a picture is not called NAME.png.
+            WeightsError: another folder that is not empty lies there.
+            OSError: a picture cannot be read, or the folder not written.
         """
         assert isinstance(self, nn.Module)
         stored = type(self)(self.config)

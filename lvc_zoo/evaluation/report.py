@@ -301,6 +301,7 @@ def draw_curves(result: EvaluationResult, path: Path) -> Path:
     for panel, name in zip(axes, panels, strict=False):
         panel.set(title=name, xlabel="bits per pixel", ylabel="PSNR-RGB (dB)", xscale="log")
         panel.xaxis.set_major_formatter("{x:g}")
+        # 2 and 5 of each decade: a curve may span less than one, and all nine would overlap
         panel.xaxis.set_minor_formatter(lambda x, _: f"{x:g}" if f"{x:.0e}"[0] in "25" else "")
         panel.grid(alpha=0.3, which="both")
     for panel in axes[len(panels) :]:

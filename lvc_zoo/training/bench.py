@@ -231,6 +231,9 @@ def measure_speed(what: str, shape: ClipShape, overrides: Mapping[str, Any], ste
         shape: clips of a variant.
         overrides: config entries of a variant.
         steps: number of steps that count; the median of each part is taken.
+
+    Raises:
+        ValueError: for a recipe too short to measure.
     """
     clock = StepClock()
     if what.endswith(RECIPES):
@@ -309,7 +312,8 @@ def measure_training(
         memory: see `measure_memory`.
 
     Raises:
-        ValueError: for memory or overrides of a recipe, which says both itself.
+        ValueError: for memory or overrides of a recipe, which says both itself, for a recipe too short to measure, or a
+            step that does not fit into memory.
     """
     is_recipe = what.endswith(RECIPES)
     if is_recipe and (memory or overrides):

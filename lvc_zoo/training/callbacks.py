@@ -6,7 +6,7 @@ import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import lightning as L
 import torch
@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from ..machine import processor_name
 from .tasks import VideoCompressionTask
+
+_C = TypeVar("_C", bound=L.Callback)
 
 
 class WeightAverage(L.Callback):
@@ -73,11 +75,17 @@ class WeightAverage(L.Callback):
 
 def averaged_network(trainer: L.Trainer) -> nn.Module | None:
     """The moving average of the trained network, where a `WeightAverage` runs."""
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, WeightAverage) and callback.average is not None:
+    for callback in callbacks_of(trainer, WeightAverage):
+        if callback.average is not None:
             network: nn.Module = callback.average.module
             return network
     return None
+
+
+def callbacks_of(trainer: L.Trainer, kind: type[_C]) -> list[_C]:
+    """The trainer's callbacks of a kind."""
+    callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return [callback for callback in callbacks if isinstance(callback, kind)]
 
 
 def exchange(network: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -128,7 +136,7 @@ class ExportCodec(L.Callback):
         codec = pl_module.codec
         earlier = codec.metadata.get("training", [])
         history = [*(earlier if isinstance(earlier, list) else [earlier]), self._record(trainer, pl_module)]
-        curves = [c.picture for c in trainer.callbacks if isinstance(c, TrainingCurve)]  # type: ignore[attr-defined]
+        curves = [curve.picture for curve in callbacks_of(trainer, TrainingCurve)]
         average = averaged_network(trainer)
         trained = {} if average is None else exchange(pl_module.network, average.state_dict())
         try:
@@ -151,7 +159,7 @@ class ExportCodec(L.Callback):
             "steps": trainer.global_step,
             **task.hparams,
             "data": {} if datamodule is None else dict(datamodule.hparams),
-            "average": [c.decay for c in trainer.callbacks if isinstance(c, WeightAverage)],  # type: ignore[attr-defined]
+            "average": [average.decay for average in callbacks_of(trainer, WeightAverage)],
             "precision": str(trainer.precision),
             "seconds": round(self._spent()),
             "processes": trainer.world_size,
