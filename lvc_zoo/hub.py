@@ -40,6 +40,7 @@ BUNDLED = Path(__file__).parent / "weights"
 
 _LIBRARY = "lvc_zoo"
 _INTRA = "intra.safetensors"
+_PICTURE = re.compile(r"[^/\\]+\.png")
 _ENTRIES = {"variant": str, "codec": str, "config": dict, "sha256": dict}
 _PICKLES = (".bin", ".pth", ".pt", ".ckpt", ".pkl", ".pickle", ".pth.tar")
 _HUB_SOURCE = re.compile(r"(?P<prefix>hf-hub:)?(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>.+))?")
@@ -148,6 +149,10 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
     is_complete = isinstance(intra, dict) and set(intra) == {"variant", "sha256"}
     if not is_complete or not all(isinstance(value, str) for value in intra.values()):
         raise WeightsError(f"{file} has 'intra': {intra!r}, expected a bundled variant and the sha256 of its {_INTRA}")
+    pictures = config.get("pictures", [])
+    # plain names: what they name is published with the folder
+    if not isinstance(pictures, list) or not all(isinstance(name, str) and _PICTURE.fullmatch(name) for name in pictures):
+        raise WeightsError(f"{file} has 'pictures': {pictures!r}, expected names of PNG files in the folder")
     return config
 
 
@@ -299,7 +304,8 @@ def push_folder(
         )
     api = HfApi(token=token, library_name=_LIBRARY, library_version=_version())
     repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-    names = ["config.json", *config["sha256"]] + ["README.md"] * (path / "README.md").exists()
+    shown = [name for name in ("README.md", *config.get("pictures", [])) if (path / name).exists()]
+    names = ["config.json", *config["sha256"], *shown]
     stale = {name for name in api.list_repo_files(repo_id) if name.endswith(".safetensors")} - set(names)
     operations: list[CommitOperationAdd | CommitOperationDelete] = [
         *(CommitOperationAdd(name, str(path / name)) for name in names),

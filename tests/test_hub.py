@@ -471,6 +471,26 @@ def test_folder_pushed_and_pulled_is_equal(server, folder):
 
 
 @pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # the client's own way to upload
+def test_pictures_are_pushed_with_the_card_that_shows_them(server, folder, tmp_path):
+    picture = tmp_path / "curve.png"
+    picture.write_bytes(b"\x89PNG")
+    hub.write_folder(folder, CONFIG, make_states(), hub.model_card(CONFIG | {"pictures": ["curve.png"]}), [picture])
+    hub.push_folder(folder, "team/codec", token="writer")
+    assert server.find("team/codec", "main")[1]["curve.png"] == b"\x89PNG"
+    found = hub.resolve("team/codec").path  # weights alone are fetched, and may be published again
+    assert not (found / "curve.png").exists()
+    hub.push_folder(found, "team/again", token="writer")
+
+
+@pytest.mark.parametrize("pictures", ["a.png", ["../secret.png"], ["..\\secret.png"], ["key.txt"], [1], {}])
+def test_names_of_anything_but_pictures_in_the_folder_are_refused_before_a_push(server, folder, pictures):
+    edit_config(folder, pictures=pictures)
+    with pytest.raises(WeightsError, match="has 'pictures'.*expected names of PNG files in the folder"):
+        hub.push_folder(folder, "team/codec", token="writer")
+    assert server.requests == []
+
+
+@pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # the client's own way to upload
 def test_folder_pushed_over_another_is_one_commit_without_stale_weights(server, folder):
     hub.push_folder(folder, "team/codec", token="writer")
     hub.write_folder(folder, CONFIG, {"intra": make_states(1)["intra"]}, "---\nlicense: mit\n---\n")
