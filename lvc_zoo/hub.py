@@ -150,8 +150,9 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
     if not is_complete or not all(isinstance(value, str) for value in intra.values()):
         raise WeightsError(f"{file} has 'intra': {intra!r}, expected a bundled variant and the sha256 of its {_INTRA}")
     pictures = config.get("pictures", [])
-    # plain names: what they name is published with the folder
-    if not isinstance(pictures, list) or not all(isinstance(name, str) and _PICTURE.fullmatch(name) for name in pictures):
+    # plain names only: what they name is published with the folder
+    is_plain = isinstance(pictures, list) and all(isinstance(n, str) and _PICTURE.fullmatch(n) for n in pictures)
+    if not is_plain:
         raise WeightsError(f"{file} has 'pictures': {pictures!r}, expected names of PNG files in the folder")
     return config
 

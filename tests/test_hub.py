@@ -485,7 +485,7 @@ def test_pictures_are_pushed_with_the_card_that_shows_them(server, folder, tmp_p
 @pytest.mark.parametrize("pictures", ["a.png", ["../secret.png"], ["..\\secret.png"], ["key.txt"], [1], {}])
 def test_names_of_anything_but_pictures_in_the_folder_are_refused_before_a_push(server, folder, pictures):
     edit_config(folder, pictures=pictures)
-    with pytest.raises(WeightsError, match="has 'pictures'.*expected names of PNG files in the folder"):
+    with pytest.raises(WeightsError, match=r"has 'pictures'.*expected names of PNG files in the folder"):
         hub.push_folder(folder, "team/codec", token="writer")
     assert server.requests == []
 

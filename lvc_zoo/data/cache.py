@@ -18,10 +18,10 @@ from torch import Tensor
 
 from .cuts import find_cuts, thumbnail
 from .footage import Footage, StoredFootage
-from .readers import natural_order, open_video, read_picture
+from .readers import PICTURE_SUFFIXES, VIDEO_SUFFIXES, natural_order, open_video, read_picture
 
-VIDEO_SUFFIXES = (".mp4", ".mkv", ".mov", ".avi", ".webm", ".y4m", ".yuv")
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+RAW_SUFFIX = ".yuv"
+SUFFIXES = (*VIDEO_SUFFIXES, RAW_SUFFIX, *PICTURE_SUFFIXES)
 Item = TypeVar("Item")
 # part of the names in the cache: what is decoded or found in another way needs another number
 CACHE_VERSION = 2
@@ -41,12 +41,12 @@ def list_sources(folder: str | Path) -> list[Path]:
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is not a folder; give one that holds videos, pictures or folders of frames")
     inside = sorted(folder.iterdir())
-    sources = [path for path in inside if path.suffix.lower() in VIDEO_SUFFIXES + PICTURE_SUFFIXES and path.is_file()]
+    sources = [path for path in inside if path.suffix.lower() in SUFFIXES and path.is_file()]
     sources = sources or [path for path in inside if path.is_dir() and list_pictures(path)]
     if not sources:
         raise ValueError(
-            f"{folder} holds no video or picture ({', '.join(VIDEO_SUFFIXES + PICTURE_SUFFIXES)}) and no folder of "
-            "pictures; give the folder that lies directly above them"
+            f"{folder} holds no video or picture ({', '.join(SUFFIXES)}) and no folder of pictures; "
+            "give the folder that lies directly above them"
         )
     return sources
 
@@ -129,7 +129,7 @@ def read_frames(source: Path) -> Iterable[Tensor]:
         return _read_pictures(list_pictures(source))
     if source.suffix.lower() in PICTURE_SUFFIXES:
         return _read_pictures([source])
-    size, pixel_format = raw_format(source) if source.suffix.lower() == ".yuv" else (None, None)
+    size, pixel_format = raw_format(source) if source.suffix.lower() == RAW_SUFFIX else (None, None)
     return open_video(source, size=size, pixel_format=pixel_format)
 
 

@@ -32,6 +32,9 @@ OTHER_MATRIX_TAGS = {4: "FCC", 7: "SMPTE 240M", 8: "YCgCo", 9: "BT.2020", 10: "B
 FULL_RANGE_TAG = 2
 HDR_TAGS = {16: "PQ", 18: "HLG"}
 STDIN = "-"
+VIDEO_SUFFIXES = (".mp4", ".mkv", ".mov", ".m4v", ".avi", ".webm", ".y4m")
+"""What a folder's videos may be called, raw .yuv apart; a file named by itself may have any suffix."""
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 Planes = tuple[Tensor, Tensor, Tensor]
 
 

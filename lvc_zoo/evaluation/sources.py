@@ -11,11 +11,17 @@ from torch import Tensor
 
 from ..color import SUBSAMPLING, ColorSpec, planes_to_rgb
 from ..data.prepare import sha256_of
-from ..data.readers import FrameReader, Planes, TensorReader, VideoReader, open_video, read_picture
+from ..data.readers import (
+    PICTURE_SUFFIXES,
+    VIDEO_SUFFIXES,
+    FrameReader,
+    Planes,
+    TensorReader,
+    VideoReader,
+    open_video,
+    read_picture,
+)
 from .conditions import CROP_MULTIPLE, SourceClip
-
-STILL_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
-VIDEO_SUFFIXES = (".mkv", ".mp4", ".y4m", ".mov", ".avi", ".webm", ".m4v")
 
 
 @runtime_checkable
@@ -129,7 +135,7 @@ def _clips_at(path: Path) -> Iterable[Path]:
     return sorted(
         entry
         for entry in path.iterdir()
-        if entry.suffix.lower() in (*VIDEO_SUFFIXES, *STILL_SUFFIXES) or (entry.is_dir() and any(entry.glob("*.png")))
+        if entry.suffix.lower() in (*VIDEO_SUFFIXES, *PICTURE_SUFFIXES) or (entry.is_dir() and any(entry.glob("*.png")))
     )
 
 
@@ -171,7 +177,7 @@ def _side(side: int, largest: int | None, path: Path) -> int:
 
 
 def _opened(path: Path, num_frames: int, color: ColorSpec | None) -> FrameReader:
-    if path.suffix.lower() in STILL_SUFFIXES and path.is_file():
+    if path.suffix.lower() in PICTURE_SUFFIXES and path.is_file():
         return _still(path, color)
     return open_video(path, frames=num_frames, color=color)
 
