@@ -10,10 +10,12 @@ from typing import Any, TypeVar
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import RichProgressBar
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from ..machine import processor_name
+from .stages import stage_at
 from .tasks import VideoCompressionTask
 
 _C = TypeVar("_C", bound=L.Callback)
@@ -316,6 +318,23 @@ def _is_finite(values: Any) -> bool:
 def _bad_gradient(task: VideoCompressionTask) -> str:
     named = ((name, p.grad) for name, p in task.codec.named_parameters())
     return f"the gradient of {next(name for name, gradient in named if not _is_finite(gradient))}"
+
+
+class StageProgress(RichProgressBar):
+    """A bar over the whole run, resumed or not, that names the stage; Lightning's own counts what an epoch has left."""
+
+    @property
+    def total_train_batches(self) -> int | float:
+        """Steps of the run, those before a resumed one among them."""
+        steps = self.trainer.fit_loop.max_steps
+        return super().total_train_batches if steps < 0 else steps
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: object) -> None:
+        """Say which stage it is."""
+        assert isinstance(pl_module, VideoCompressionTask)
+        if self.progress is not None and self.train_progress_bar_id is not None:
+            stage, _first = stage_at(pl_module.stages, trainer.global_step)
+            self.progress.update(self.train_progress_bar_id, description=stage.name)
 
 
 class TrainingCurve(L.Callback):

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from ..data.datamodules import ClipData
 from ..errors import nearest_names
 from ..metrics.distortion import MS_SSIM_SMALLEST_SIDE
-from .callbacks import ExportCodec, NaNGuard, StreamWriter, TrainingCurve, WeightAverage
+from .callbacks import ExportCodec, NaNGuard, StageProgress, StreamWriter, TrainingCurve, WeightAverage
 from .pictures import RDPictures
 from .tasks import TWO_B_REFERENCES, BiECVCTask, VideoCompressionTask
 
@@ -146,7 +146,8 @@ def default_callbacks(settings: Mapping[str, Any]) -> list[Callback]:
     """Callbacks that a recipe does not name, all writing below the run's folder.
 
     They are: a checkpoint every 500 steps, a weight average, a guard against steps that are not finite, the training
-    curve, an export of the trained codec, pictures for TensorBoard, and for `predict` a writer of streams.
+    curve, an export of the trained codec, pictures for TensorBoard, a progress bar, and for `predict` a writer of
+    streams.
 
     Args:
         settings: of the trainer, with its `callbacks` as objects and `default_root_dir`.
@@ -164,6 +165,8 @@ def default_callbacks(settings: Mapping[str, Any]) -> list[Callback]:
     if settings.get("enable_checkpointing") is not False:
         defaults.append(ModelCheckpoint(dirpath=Path(root) / "checkpoints", every_n_train_steps=500, save_last=True))
     named = settings.get("callbacks") or ()
+    if settings.get("enable_progress_bar") is not False and not any(isinstance(c, ProgressBar) for c in named):
+        defaults.append(StageProgress())
     return [default for default in defaults if not any(isinstance(callback, type(default)) for callback in named)]
 
 

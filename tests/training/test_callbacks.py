@@ -1,16 +1,26 @@
 """Each run trains the miniature's intra network for a few steps on made frames."""
 
 import math
+from io import StringIO
 
 import lightning as L
 import pytest
+import rich
 import torch
 from PIL import Image
 
 from lvc_zoo import BiECVC
 from lvc_zoo.config import to_dict
 from lvc_zoo.training.bench import TextureClips
-from lvc_zoo.training.callbacks import ExportCodec, NaNGuard, TrainingCurve, WeightAverage, first_bad_module, read_curve
+from lvc_zoo.training.callbacks import (
+    ExportCodec,
+    NaNGuard,
+    StageProgress,
+    TrainingCurve,
+    WeightAverage,
+    first_bad_module,
+    read_curve,
+)
 from lvc_zoo.training.stages import Stage
 from lvc_zoo.training.tasks import IntraTask
 from tests.miniature import CONFIG, moving_clip
@@ -46,11 +56,10 @@ class Recorder(L.Callback):
 def fit(task, *callbacks, **options):
     """A run of at most four steps."""
     path = options.pop("ckpt_path", None)
-    options = {"logger": False, "enable_checkpointing": False, "max_steps": 4, **options}
+    options = {"logger": False, "enable_checkpointing": False, "max_steps": 4, "enable_progress_bar": False, **options}
     trainer = L.Trainer(
         accelerator="cpu",
         callbacks=list(callbacks),
-        enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
         max_epochs=-1,
@@ -250,3 +259,24 @@ def test_curve_takes_columns_that_come_late(tmp_path):
     assert (first["step"], second["step"]) == (2, 4)
     assert math.isnan(first["val/bpp_estimated"])
     assert second["val/bpp_estimated"] == 0.5
+
+
+# ---- the bar
+
+
+@pytest.fixture
+def terminal():
+    """What a terminal would show; Lightning's bar sets up rich's global console, which is put back."""
+    shown = StringIO()
+    yield shown
+    rich.reconfigure()
+
+
+def test_bar_of_a_resumed_run_counts_every_step_and_names_the_stage(task, tmp_path, terminal):
+    fit(task, max_steps=2).save_checkpoint(tmp_path / "two.ckpt")
+    bar = StageProgress(console_kwargs={"file": terminal, "force_terminal": True, "width": 100})
+    fit(task, bar, ckpt_path=tmp_path / "two.ckpt", enable_progress_bar=True)
+    lines = [line for line in terminal.getvalue().splitlines() if "━" in line]
+    assert "4/4" in lines[-1]
+    assert "all" in lines[-1]
+    assert "/2" not in terminal.getvalue()

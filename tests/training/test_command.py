@@ -5,6 +5,7 @@ from fractions import Fraction
 
 import pytest
 import yaml
+from lightning.pytorch.callbacks import TQDMProgressBar
 
 from lvc_zoo import BiECVC
 from lvc_zoo.cli import main
@@ -228,10 +229,12 @@ def test_default_callbacks_leave_out_what_a_recipe_names(tmp_path):
     settings = {"default_root_dir": str(tmp_path), "callbacks": None}
     names = {type(callback).__name__ for callback in command.default_callbacks(settings)}
     expected = {"ModelCheckpoint", "WeightAverage", "NaNGuard", "TrainingCurve", "ExportCodec", "RDPictures"}
-    expected.add("StreamWriter")
+    expected |= {"StreamWriter", "StageProgress"}
     assert names == expected
-    settings |= {"callbacks": [command.NaNGuard(3)], "enable_checkpointing": False}
+    settings |= {"callbacks": [command.NaNGuard(3)], "enable_checkpointing": False, "enable_progress_bar": False}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         names = {type(callback).__name__ for callback in command.default_callbacks(settings)}
-    assert names == expected - {"NaNGuard", "ModelCheckpoint"}
+    assert names == expected - {"NaNGuard", "ModelCheckpoint", "StageProgress"}
+    settings |= {"callbacks": [TQDMProgressBar()], "enable_progress_bar": True}
+    assert "StageProgress" not in {type(callback).__name__ for callback in command.default_callbacks(settings)}
