@@ -211,6 +211,8 @@ class NaNGuard(L.Callback):
     The step is run again with hooks, which name the first module that went wrong. With several processes the gradients
     have been summed and the step is not repeated; the first parameter with a bad gradient is named instead.
 
+    `train/gradient_norm` is the norm before clipping: after it, a gradient that explodes cannot be told from others.
+
     Args:
         give_up_after: so many bad steps one after the other end the run.
 
@@ -234,12 +236,13 @@ class NaNGuard(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
         """Look at the gradients, drop them where one is not finite."""
-        gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
-        if not gradients or math.isfinite(torch.nn.utils.get_total_norm(gradients)):
+        norm = float(torch.nn.utils.get_total_norm(p.grad for p in pl_module.parameters() if p.grad is not None))
+        if math.isfinite(norm):
             self._in_a_row = 0
         else:
             self._skip(trainer, pl_module)
         pl_module.log("train/skipped_steps", float(self.skipped))
+        pl_module.log("train/gradient_norm", norm)
 
     def _skip(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, VideoCompressionTask)

@@ -221,6 +221,28 @@ def test_gradient_that_goes_bad_on_its_way_back_is_named(task):
     assert culprit.found == f"the gradient of intra.{BIAS}"
 
 
+class Norms(L.Callback):
+    """The gradient's norm before clipping, by hand, and as logged."""
+
+    def __init__(self):
+        self.measured, self.logged = [], []
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+        squares = [p.grad.double().square().sum() for p in pl_module.parameters() if p.grad is not None]
+        self.measured.append(float(sum(squares)) ** 0.5)
+
+    def on_train_batch_end(self, trainer, pl_module, *_):
+        self.logged.append(float(trainer.callback_metrics["train/gradient_norm"]))
+
+
+def test_norm_of_the_gradient_is_logged_before_clipping(task):
+    task.gradient_clip_val = 1e-3
+    norms = Norms()
+    fit(task, NaNGuard(), norms)
+    assert norms.logged == pytest.approx(norms.measured, rel=1e-4)
+    assert min(norms.logged) > 1e-3
+
+
 # ---- the curve
 
 
