@@ -183,7 +183,7 @@ class FactorisedPrior(nn.Module):
 
     table_source: Tensor
 
-    def __init__(self, channels: int, max_bound: int = 63):
+    def __init__(self, channels: int, max_bound: int = 47):
         super().__init__()
         self.layers = self._make_layers(channels)
         self.channels = channels
@@ -308,7 +308,7 @@ class MedianFactorisedPrior(FactorisedPrior):
         max_bound: see `FactorisedPrior`.
     """
 
-    def __init__(self, channels: int, max_bound: int = 63):
+    def __init__(self, channels: int, max_bound: int = 47):
         super().__init__(channels, max_bound)
         self.quantiles = nn.Parameter(torch.tensor([-10.0, 0.0, 10.0]).repeat(channels, 1, 1))
 

@@ -159,8 +159,8 @@ class ExportCodec(L.Callback):
         return {
             "task": type(task).__name__,
             "steps": trainer.global_step,
-            **task.hparams,
-            "data": {} if datamodule is None else dict(datamodule.hparams),
+            **_plain(task.hparams),
+            "data": datamodule and {"datamodule": type(datamodule).__name__, **_plain(datamodule.hparams)},
             "average": [average.decay for average in callbacks_of(trainer, WeightAverage)],
             "precision": str(trainer.precision),
             "seconds": round(self._spent()),
@@ -181,6 +181,11 @@ class ExportCodec(L.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on counting."""
         self._seconds = state_dict["seconds"]
+
+
+def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Hyperparameters without those that LightningCLI adds for itself."""
+    return {key: value for key, value in settings.items() if not key.startswith("_")}
 
 
 class StreamWriter(L.Callback):

@@ -189,7 +189,9 @@ def test_resumed_run_repeats_an_unbroken_one_then_tests_and_predicts(recipe, foo
     assert run(recipe, tmp_path, "--ckpt_path=last") == 0
     assert read_curve(tmp_path / "run" / "curve.csv") == whole
 
-    assert (tmp_path / "run" / "weights" / "config.json").exists()
+    (told,) = BiECVC.from_pretrained(tmp_path / "run" / "weights").metadata["training"]
+    assert told["data"]["datamodule"] == "ClipFolders"
+    assert not [name for name in (*told, *told["data"]) if name.startswith("_")]
     assert run(recipe, tmp_path, "--ckpt_path=last", subcommand="test") == 0
     assert "test/bpp" in capsys.readouterr().out
     assert run(recipe, tmp_path, "--ckpt_path=last", subcommand="predict") == 0
