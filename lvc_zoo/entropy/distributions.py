@@ -19,6 +19,9 @@ SCALE_RANGE = (1e-5, 1e10)
 LIKELIHOOD_FLOOR = 1e-5
 """Added to a probability before the logarithm, as every released model of the DCVC family does."""
 
+LARGEST_HYPER_SYMBOL = 47
+"""CHOICE: the largest magnitude of a hyper latent coded without an escape; trained priors here end at 30."""
+
 SMALLEST_SCALE = 0.11
 SMALLEST_LIKELIHOOD = 1e-9
 """Bounds of sigma and of a probability in the codecs of Balle et al., which add nothing to it."""
@@ -183,7 +186,7 @@ class FactorisedPrior(nn.Module):
 
     table_source: Tensor
 
-    def __init__(self, channels: int, max_bound: int = 47):
+    def __init__(self, channels: int, max_bound: int = LARGEST_HYPER_SYMBOL):
         super().__init__()
         self.layers = self._make_layers(channels)
         self.channels = channels
@@ -308,7 +311,7 @@ class MedianFactorisedPrior(FactorisedPrior):
         max_bound: see `FactorisedPrior`.
     """
 
-    def __init__(self, channels: int, max_bound: int = 47):
+    def __init__(self, channels: int, max_bound: int = LARGEST_HYPER_SYMBOL):
         super().__init__(channels, max_bound)
         self.quantiles = nn.Parameter(torch.tensor([-10.0, 0.0, 10.0]).repeat(channels, 1, 1))
 

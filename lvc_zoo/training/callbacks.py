@@ -156,11 +156,12 @@ class ExportCodec(L.Callback):
         """What a reader of the weights wants to know of the run, JSON-ready."""
         device = trainer.strategy.root_device
         datamodule: Any = getattr(trainer, "datamodule", None)
+        data = {} if datamodule is None else {"datamodule": type(datamodule).__name__, **_plain(datamodule.hparams)}
         return {
             "task": type(task).__name__,
             "steps": trainer.global_step,
             **_plain(task.hparams),
-            "data": datamodule and {"datamodule": type(datamodule).__name__, **_plain(datamodule.hparams)},
+            "data": data,
             "average": [average.decay for average in callbacks_of(trainer, WeightAverage)],
             "precision": str(trainer.precision),
             "seconds": round(self._spent()),

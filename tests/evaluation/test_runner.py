@@ -398,7 +398,7 @@ def test_command_refuses_in_one_line(flags, message, tmp_path, capsys):
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["clips_random-access", "clips_low-delay", "stills_intra"])
+@pytest.mark.parametrize("name", ["clips_random-access", "clips_low-delay", "stills_intra", "clips_intra"])
 def test_recipe_is_read_by_the_command(name):
     from jsonargparse import ArgumentParser
 
