@@ -129,8 +129,10 @@ def read_frames(source: Path) -> Iterable[Tensor]:
         return _read_pictures(list_pictures(source))
     if source.suffix.lower() in PICTURE_SUFFIXES:
         return _read_pictures([source])
-    size, pixel_format = raw_format(source) if source.suffix.lower() == RAW_SUFFIX else (None, None)
-    return open_video(source, size=size, pixel_format=pixel_format)
+    if source.suffix.lower() == RAW_SUFFIX:
+        size, pixel_format, rate = raw_format(source)
+        return open_video(source, size=size, pixel_format=pixel_format, frame_rate=rate)
+    return open_video(source)
 
 
 def _read_pictures(pictures: Sequence[Path]) -> Iterator[Tensor]:
@@ -145,12 +147,14 @@ def _read_pictures(pictures: Sequence[Path]) -> Iterator[Tensor]:
         yield codes.permute(2, 0, 1).float() / 255
 
 
-def raw_format(path: Path) -> tuple[tuple[int, int], str]:
-    """(width, height) and pixel format from the name of a `.yuv` file.
+def raw_format(path: Path) -> tuple[tuple[int, int], str, float | None]:
+    """(width, height), pixel format and frames per second from the name of a `.yuv` file.
 
     Example:
         >>> raw_format(Path("Park_960x544_25fps_10bit_420.yuv"))
-        ((960, 544), 'yuv420p10le')
+        ((960, 544), 'yuv420p10le', 25.0)
+        >>> raw_format(Path("BasketballPass_416x240_50.yuv"))
+        ((416, 240), 'yuv420p', 50.0)
     """
     size = re.search(r"(\d+)x(\d+)", path.stem)
     if size is None:
@@ -159,7 +163,11 @@ def raw_format(path: Path) -> tuple[tuple[int, int], str]:
     bits = re.search(r"(\d+) ?-?bit", rest, re.IGNORECASE)
     chroma = re.search(r"(?<!\d)4(20|22|44)(?!\d)", rest)
     suffix = "10le" if (bits and bits[1] == "10") or "10le" in rest else ""
-    return (int(size[1]), int(size[2])), f"yuv{chroma[0] if chroma else '420'}p{suffix}"
+    rate = re.search(r"(\d+(?:\.\d+)?) ?fps", rest, re.IGNORECASE) or re.match(
+        rf"{size[0]}_(\d\d)\b", path.stem[size.start() :]
+    )
+    form = f"yuv{chroma[0] if chroma else '420'}p{suffix}"
+    return (int(size[1]), int(size[2])), form, float(rate[1]) if rate else None
 
 
 def to_codes(frame: Tensor) -> np.ndarray:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import shutil
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from ..errors import nearest_names
 from .cache import gathered_color_warnings, list_pictures, list_sources, progress, raw_format
 from .cuts import find_cuts, thumbnail
 from .folders import Stream, streams_of
+from .readers import IncompleteVideoWarning
 from .septuplets import LAYOUT, TEST_LIST, list_septuplets
 from .shards import SHARD_BYTES, is_address, write_shards
 
@@ -281,10 +283,12 @@ def check_folder(folder: str, manifest: str | None = None, cache: str = "runs/ca
 def _check_stream(stream: Stream, report: FolderReport) -> None:
     thumbnails, size = [], ""
     try:
-        for frame in stream.frames():
-            thumbnails.append(thumbnail(frame))
-            size = f"{frame.shape[1]}x{frame.shape[0]}"
-    except (ValueError, OSError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", IncompleteVideoWarning)
+            for frame in stream.frames():
+                thumbnails.append(thumbnail(frame))
+                size = f"{frame.shape[1]}x{frame.shape[0]}"
+    except (ValueError, OSError, IncompleteVideoWarning) as error:
         report.problems.append(f"{stream.name}: {error}")
         return
     report.sources += 1

@@ -3,7 +3,7 @@
 import os
 import re
 import warnings
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from fractions import Fraction
@@ -36,6 +36,10 @@ VIDEO_SUFFIXES = (".mp4", ".mkv", ".mov", ".m4v", ".avi", ".webm", ".y4m")
 """What a folder's videos may be called, raw .yuv apart; a file named by itself may have any suffix."""
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 Planes = tuple[Tensor, Tensor, Tensor]
+
+
+class IncompleteVideoWarning(UserWarning):
+    """A file ends before the frames that it announces."""
 
 
 def open_video(
@@ -167,6 +171,7 @@ class VideoReader:
             self.frame_rate = frame_rate or stream.average_rate or stream.guessed_rate or Fraction(25)
             # zero is FFmpeg's word for unknown
             self._total = stream.frames or None
+            self._seconds = _tagged_seconds(stream.metadata)
             decoded = container.decode(stream)
             for index in count():
                 try:
@@ -243,8 +248,9 @@ class VideoReader:
             if self._piped is None:
                 raise ValueError("standard input can be read only once; write it to a file to read it again")
             decoded, self._piped = self._piped, None
-        taken = 0
+        taken, end = 0, 0.0
         for taken, frame in enumerate(islice(decoded, self._start, None), start=1):
+            end = frame.time or end
             if (frame.width, frame.height) != (self.width, self.height):
                 raise ValueError(
                     f"{self._path}, frame {self._start + taken - 1}: size {frame.width}x{frame.height}, expected "
@@ -255,11 +261,27 @@ class VideoReader:
                 return
         if not taken:
             raise ValueError(f"start is {self._start}, but {self._path} has no more than that many frames")
+        announced = None
         if self.num_frames is not None and taken < self.num_frames:
+            announced = f"{self._total} frames"
+        elif self._seconds is not None and end + 2 / self.frame_rate < self._seconds:
+            announced = f"{self._seconds:g} seconds"
+        elif self._path.suffix.lower() == ".y4m" and not self.is_rgb and self._y4m_frames() > self._start + taken:
+            announced = f"{self._y4m_frames()} frames by its size"
+        if announced is not None:
             warnings.warn(
-                f"{self._path} announces {self._total} frames, but ends after {self._start + taken}; is it complete?",
+                f"{self._path} announces {announced}, but ends after {self._start + taken} frames; is it complete?",
+                IncompleteVideoWarning,
                 stacklevel=2,
             )
+
+    def _y4m_frames(self) -> int:
+        """Frames that begin in a Y4M file, the last perhaps cut off."""
+        with self._path.open("rb") as file:
+            header, mark = len(file.readline()), len(file.readline())
+        sides = [(self.height, self.width), *[self.color.chroma_size(self.height, self.width)] * 2]
+        frame = sum(h * w for h, w in sides) * (2 if self.color.bit_depth > 8 else 1)
+        return -(-(self._path.stat().st_size - header) // (mark + frame))
 
     def _planes(self, frame: av.VideoFrame) -> Planes:
         if frame.format.name not in (self._target, self._target.replace("yuv", "yuvj")):
@@ -269,6 +291,17 @@ class VideoReader:
             )
         first, second, third = (_plane(plane, self.color.bit_depth) for plane in frame.planes[:3])
         return first, second, third
+
+
+def _tagged_seconds(metadata: Mapping[str, str]) -> float | None:
+    """Length of a stream as Matroska's tags have it; None where they do not.
+
+    Example:
+        >>> _tagged_seconds({"DURATION": "00:01:02.500000000"})
+        62.5
+    """
+    parts = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", metadata.get("DURATION", ""))
+    return None if parts is None else 3600 * int(parts[1]) + 60 * int(parts[2]) + float(parts[3])
 
 
 def _plane(plane: av.video.plane.VideoPlane, bit_depth: int) -> Tensor:
@@ -356,7 +389,7 @@ class PngReader:
         color: ColorSpec | None = None,
         frame_rate: Fraction = Fraction(25),
     ) -> None:
-        pictures = sorted((p for p in folder.iterdir() if p.suffix.lower() == ".png"), key=natural_order)
+        pictures = list_pngs(folder)
         if not pictures:
             raise ValueError(f"{folder} holds no .png file")
         self.num_frames = _frames_left(folder, len(pictures), start, frames)
@@ -377,16 +410,24 @@ class PngReader:
         return (read_picture(path).permute(2, 0, 1).float() / 255 for path in self._pictures)
 
 
+def list_pngs(folder: Path) -> list[Path]:
+    """The PNG pictures directly in a folder, in the order of the numbers in their names."""
+    return sorted((p for p in folder.iterdir() if p.suffix.lower() == ".png"), key=natural_order)
+
+
 def read_picture(path: Path) -> Tensor:
     """A picture, uint8 `(H, W, 3)` RGB.
 
     Raises:
-        ValueError: where the file is no picture that Pillow reads.
+        ValueError: where the file is no picture that Pillow reads, or has more than 8 bits a sample.
     """
     from PIL import Image
 
     try:
         with Image.open(path) as picture:
+            # Pillow would cut such samples off at 255
+            if picture.mode.startswith(("I", "F")):
+                raise ValueError(f"{path} has more than 8 bits a sample, expected 8; convert it first")
             width, height = picture.size
             data = bytearray(picture.convert("RGB").tobytes())
     except (OSError, SyntaxError) as error:

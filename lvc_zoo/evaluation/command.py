@@ -25,7 +25,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     """The options; each may stand in a YAML file, too."""
     parser.add_argument("--config", action="config", help="YAML file of these options, such as recipes/evaluate/*.yaml")
     parser.add_argument("--clips", type=str, nargs="+", help="folders of videos and pictures, or such files")
-    text = "x264, x265 (:PRESET for another than medium), jpeg, or weights; :intra is their intra network alone"
+    text = "x264, x265 (:PRESET, :PRESET:TUNE), jpeg, or weights; :intra is their intra network alone"
     parser.add_argument(
         "--codecs", type=str, nargs="+", default=["biecvc-tiny", "biecvc-tiny:intra", "x264"], help=text
     )

@@ -4,6 +4,7 @@ import hashlib
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal
 
+from ..codec.video import MAX_Q
 from ..color import ColorSpec
 from ..config import to_dict
 from ..gop import GopStructure, LowDelay, RandomAccess
@@ -13,6 +14,8 @@ RECORDED = ("name", "q", "crf", "jpeg_quality", "ms_ssim")
 
 CHOICE: rate points are among them, because a BD-rate compares curves over the range of quality that both cover.
 """
+RATE_POINTS = {"q": (0, MAX_Q), "crf": (0, 51), "jpeg_quality": (1, 95)}
+"""Lowest and highest of each."""
 CROP_MULTIPLE = 16
 """A clip cropped to a largest size keeps sides of this multiple, so that no codec here pads it."""
 
@@ -114,8 +117,12 @@ class TestCondition:
             raise ValueError(f"num_frames is {self.num_frames}, expected at least 1")
         if self.structure not in ("random_access", "low_delay"):
             raise ValueError(f"structure is {self.structure!r}, expected 'random_access' or 'low_delay'")
-        if not all((self.q, self.crf, self.jpeg_quality)):
-            raise ValueError("q, crf and jpeg_quality need at least one rate point each; leave out codecs instead")
+        for name, (low, high) in RATE_POINTS.items():
+            values = getattr(self, name)
+            if not values or len(set(values)) != len(values) or not all(low <= value <= high for value in values):
+                raise ValueError(
+                    f"{name} is {list(values)}, expected at least one rate point of {low} to {high} and none twice"
+                )
         if self.structure == "random_access" and self.intra_period is None:
             raise ValueError("random access needs an intra period; give a power of two, or structure low_delay")
         _ = self.gop_structure  # checks the intra period

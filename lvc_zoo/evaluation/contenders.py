@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -14,11 +15,23 @@ from ..entropy.tables import table_digest
 from ..gop import FrameType, GopStructure, LowDelay
 from ..hub import state_digest
 from .conditions import TestCondition
-from .external import ENCODERS, ExternalCodec
+from .external import ENCODERS, THREADS, ExternalCodec
 from .jpeg import JpegCodec
 
 INTRA = ":intra"
 """Ending of a name that stands for a codec's intra network alone."""
+OWN_CODE = ("models", "codec", "entropy", "blocks", "gop.py", "color.py")
+"""What decides which bytes a codec of ours writes."""
+EXTERNAL_CODE = ("evaluation/external.py", "evaluation/jpeg.py", "data/writers.py", "color.py")
+"""What decides which bytes the codecs of others write, besides their libraries."""
+MEASURING_CODE = (
+    "evaluation/runner.py",
+    "evaluation/sources.py",
+    "data/readers.py",
+    "metrics/distortion.py",
+    "color.py",
+)
+"""What decides which frames a clip gives, and what their decoded quality is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +46,7 @@ class Contender:
         structure: of the frames.
         identity: what its bytes depend on besides the condition: weights, or versions of libraries.
         check: what its decoder checks of a file.
+        threads: that it takes, whatever the run gives it; None = those of the run.
     """
 
     name: str
@@ -42,6 +56,7 @@ class Contender:
     structure: GopStructure
     identity: str
     check: str = "every frame was decoded from the file"
+    threads: int | None = None
 
     def encode(self, reader: FrameReader, path: Path, value: float) -> EncodedVideo:
         """Encode a clip at one setting."""
@@ -54,8 +69,9 @@ def make_contender(name: str, condition: TestCondition, device: str = "cpu") -> 
     """The codec of a name, loaded.
 
     Args:
-        name: "x264" or "x265", with ":PRESET" for another than medium; "jpeg"; or weights as `from_pretrained` takes
-            them, with ":intra" for their intra network alone. "LABEL=" in front gives another name to reports.
+        name: "x264" or "x265", with ":PRESET" for another than medium or ":PRESET:TUNE"; "jpeg"; or weights as
+            `from_pretrained` takes them, with ":intra" for their intra network alone. "LABEL=" in front gives another
+            name to reports.
         condition: gives rate points, and what structure is allowed.
         device: where our own networks run.
 
@@ -63,18 +79,20 @@ def make_contender(name: str, condition: TestCondition, device: str = "cpu") -> 
         ValueError: for an unknown name or device, or a codec that cannot code under this condition.
     """
     label, separator, source = name.partition("=")
-    if not separator:
-        source = label
-    external, _, preset = source.partition(":")
+    if not separator or Path(name.removesuffix(INTRA)).is_dir():
+        label = source = name
+    external, *effort = source.split(":", 2)
     if external in ENCODERS:
-        encoder = ExternalCodec(external, preset or "medium")
+        preset, tune = (*effort, "", "")[:2]
+        encoder = ExternalCodec(external, preset or "medium", tune or None)
         return Contender(
             name=label,
             codec=encoder,
             parameter="crf",
             values=condition.crf,
             structure=condition.gop_structure,
-            identity=encoder.version,
+            identity=f"{encoder.version}, code {code_digest(EXTERNAL_CODE)[:8]}",
+            threads=THREADS,
         )
     if source == "jpeg":
         jpeg = JpegCodec()
@@ -85,7 +103,7 @@ def make_contender(name: str, condition: TestCondition, device: str = "cpu") -> 
             parameter="quality",
             values=values,
             structure=LowDelay(1),
-            identity=jpeg.version,
+            identity=f"{jpeg.version}, code {code_digest(EXTERNAL_CODE)[:8]}",
         )
     codec = VideoCodec.from_pretrained(source.removesuffix(INTRA))
     try:
@@ -112,6 +130,7 @@ def learned_contender(
     weights = codec.intra if intra_alone else codec
     config = hashlib.sha256(json.dumps(to_dict(codec.config), sort_keys=True).encode()).hexdigest()
     identity = f"{type(codec).__name__}, weights {state_digest(weights.state_dict())[:16]}, config {config[:8]}"
+    code = code_digest(OWN_CODE)[:8]
     points = (float(DEFAULT_Q),) if len(codec.lambdas) == 1 else tuple(float(q) for q in condition.q)
     return Contender(
         name=name,
@@ -119,16 +138,20 @@ def learned_contender(
         parameter="q",
         values=points,
         structure=LowDelay(1) if intra_alone else _freest_structure(codec, condition),
-        identity=f"{identity}, tables {table_digest(codec)[:16]}, code {code_digest()[:8]}, {codec.device.type}",
+        identity=f"{identity}, tables {table_digest(codec)[:16]}, code {code}, {codec.device.type}",
         check="every frame was decoded from the file, its payload and its symbols agreeing with their CRCs",
     )
 
 
 @cache
-def code_digest() -> str:
-    """SHA-256 hex of the source files that decide what bytes a codec of ours writes, this installation's."""
+def code_digest(floors: Sequence[str]) -> str:
+    """SHA-256 hex of source files, this installation's.
+
+    Args:
+        floors: files and folders of the package, as a tuple.
+    """
     root, digest = Path(__file__).parents[1], hashlib.sha256()
-    for floor in ("models", "codec", "entropy", "blocks", "gop.py", "color.py"):
+    for floor in floors:
         for path in sorted((root / floor).rglob("*.py")) or [root / floor]:
             digest.update(path.read_bytes())
     return digest.hexdigest()

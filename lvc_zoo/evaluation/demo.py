@@ -5,7 +5,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +21,7 @@ from ..hub import bundled_names
 from ..metrics import ms_ssim_per_frame, psnr_db
 from .bench import Machine
 from .external import ExternalCodec
+from .sources import cropped
 
 LARGEST_CRF = 51
 TYPE_COLORS = {"I": "#c44e52", "P": "#dd8452", "B": "#4c72b0"}
@@ -179,24 +179,12 @@ def run_demo(request: DemoRequest, advance: Callable[[], None] = lambda: None) -
     return DemoReport(f"{source}, {size}; coded on {Machine.of(codec)}", results, picture)
 
 
-class _EvenSides:
-    """A reader without the last line or column where their number is odd: x264 codes no odd sides."""
-
-    def __init__(self, reader: FrameReader):
-        self._reader = reader
-        self.width, self.height = (side // 2 * 2 or side for side in (reader.width, reader.height))
-        self.frame_rate: Fraction = reader.frame_rate
-        self.color: ColorSpec = reader.color
-        self.num_frames = reader.num_frames
-
-    def __iter__(self) -> Iterator[Tensor]:
-        return (frame[:, : self.height, : self.width] for frame in self._reader)
-
-
 def _open_clip(request: DemoRequest) -> FrameReader:
     # the demo clip is untagged; it has 272 lines, so this is what it counts as anyway, without the warning
     color = ColorSpec("bt601", assumed=True) if request.clip is None else None
-    return _EvenSides(open_video(request.clip or demo_clip(), frames=request.frames, color=color))
+    reader = open_video(request.clip or demo_clip(), frames=request.frames, color=color)
+    # x264 codes no odd sides
+    return cropped(reader, *(side // 2 * 2 or side for side in (reader.width, reader.height)))
 
 
 def decode_in_fresh_process(stream: Path, output: Path, model: str) -> None:

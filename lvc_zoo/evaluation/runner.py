@@ -1,5 +1,6 @@
 """Runs codecs over clips: files written to disk, decoded from disk, measured, and each point kept as it is done."""
 
+import hashlib
 import json
 import math
 import pickle
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from av.error import FFmpegError
 from torch import Tensor
 
 from ..codec.video import EncodedVideo
@@ -25,7 +27,7 @@ from ..errors import BitstreamError
 from ..machine import processor_name
 from ..metrics import ms_ssim_per_frame, psnr_db, yuv_psnr_db
 from .conditions import TestCondition
-from .contenders import Contender, make_contender
+from .contenders import MEASURING_CODE, Contender, code_digest, make_contender
 from .external import ExternalCodec
 from .results import (
     FORMAT,
@@ -85,10 +87,11 @@ class Task(NamedTuple):
 
     @property
     def place(self) -> str:
-        """Relative path of this point without a suffix."""
+        """Relative path of this point without a suffix; its end tells points of different keys apart."""
         codec, clip = map(file_name, self.names)
         structure = "-".join(map(str, self.contender.structure.to_config().values()))
-        return f"{codec}/{structure}/{clip}/{self.contender.parameter}{self.value:g}"
+        digest = hashlib.sha256(json.dumps(self.key, sort_keys=True).encode()).hexdigest()[:8]
+        return f"{codec}/{structure}/{clip}/{self.contender.parameter}{self.value:g}-{digest}"
 
     @property
     def names(self) -> tuple[str, str]:
@@ -104,6 +107,7 @@ class Task(NamedTuple):
             "condition": self.condition.of_clip(self.clip.source.name),
             "codec": [contender.name, contender.identity, repr(contender.structure), contender.check],
             "setting": [contender.parameter, self.value],
+            "measuring": code_digest(MEASURING_CODE)[:16],
         }
 
 
@@ -118,7 +122,8 @@ def evaluate(
     """Code every clip with every codec at every rate point, and measure the decoded files.
 
     Each point is written when it is done; a later run, under this condition or another, takes it from there where clip,
-    frames, structure of the codec, weights and setting agree. A point that fails does not stop the others.
+    frames, structure of the codec, weights, setting and this package's code agree. A point that fails does not stop the
+    others.
 
     Args:
         codecs: names for `make_contender`, or contenders.
@@ -141,13 +146,14 @@ def evaluate(
     if not names or len(set(names)) != len(names):
         raise ValueError(f"codecs are {names}, expected at least one and no name twice; give labels, LABEL=NAME")
     tasks = [Task(c, clip, value, condition, work) for clip in clips for c in contenders for value in c.values]
+    settings = settings or RunSettings()
     done: dict[int, PointResult | Failure] = {}
     for index, task in enumerate(tasks):
-        if (point := _stored_point(task)) is not None:
+        if (point := _stored_point(task, with_stream=settings.keep)) is not None:
             done[index] = point
             note(point)
     missing = {index: task for index, task in enumerate(tasks) if index not in done}
-    for index, outcome in _run(missing, settings or RunSettings()):
+    for index, outcome in _run(missing, settings):
         done[index] = outcome
         note(outcome)
     outcomes = [done[index] for index in range(len(tasks))]
@@ -170,10 +176,10 @@ def _described(contender: Contender) -> CodecResult:
     )
 
 
-def _stored_point(task: Task) -> PointResult | None:
-    """The point that an earlier run left, None where there is none of this key."""
+def _stored_point(task: Task, *, with_stream: bool) -> PointResult | None:
+    """The point that an earlier run left, None where there is none of this key, or its file is asked for and gone."""
     path = task.folder / "points" / f"{task.place}.json"
-    if not path.exists():
+    if not path.exists() or (with_stream and not _kept_stream(task).exists()):
         return None
     try:
         data = json.loads(path.read_text())
@@ -227,7 +233,7 @@ def _thread_count(threads: int) -> Iterator[None]:
 def _attempt(task: Task, settings: RunSettings) -> PointResult | Failure:
     try:
         point = measure(task, settings)
-    except (BitstreamError, ValueError, OSError) as error:
+    except (BitstreamError, ValueError, OSError, RuntimeError, FFmpegError) as error:
         codec, clip = task.names
         return Failure(codec=codec, clip=clip, parameter=task.contender.parameter, value=task.value, reason=str(error))
     write_json(task.folder / "points" / f"{task.place}.json", {"key": task.key, "point": to_dict(point)})
@@ -254,7 +260,8 @@ def measure(task: Task, settings: RunSettings) -> PointResult:
         quality = _Quality(task, video)
         quality.compare(path, reader)
     codec, clip = task.names
-    machine = f"{processor_name()}, {torch.get_num_threads()} threads, torch {torch.__version__}, {settings.jobs} jobs"
+    threads = task.contender.threads or torch.get_num_threads()
+    machine = f"{processor_name()}, {threads} threads, torch {torch.__version__}, {settings.jobs} jobs"
     num_pixels = video.num_frames * reader.width * reader.height
     ideal_bits = [sum(record.bits.values()) for record in video.frames if record.bits]
     return PointResult(
@@ -277,11 +284,15 @@ def measure(task: Task, settings: RunSettings) -> PointResult:
     )
 
 
+def _kept_stream(task: Task) -> Path:
+    return task.folder / "streams" / f"{task.place}.bin"
+
+
 @contextmanager
 def _stream_path(task: Task, keep: bool) -> Iterator[Path]:
     """Where the coded file goes."""
     if keep:
-        path = task.folder / "streams" / f"{task.place}.bin"
+        path = _kept_stream(task)
         path.parent.mkdir(parents=True, exist_ok=True)
         yield path
         return

@@ -10,18 +10,23 @@ from typing import NamedTuple, Protocol, runtime_checkable
 from torch import Tensor
 
 from ..color import SUBSAMPLING, ColorSpec, planes_to_rgb
+from ..data.cache import RAW_SUFFIX, raw_format
 from ..data.prepare import sha256_of
 from ..data.readers import (
     PICTURE_SUFFIXES,
     VIDEO_SUFFIXES,
     FrameReader,
     Planes,
+    RawReader,
     TensorReader,
     VideoReader,
+    list_pngs,
     open_video,
     read_picture,
 )
 from .conditions import CROP_MULTIPLE, SourceClip
+
+CLIP_SUFFIXES = (*VIDEO_SUFFIXES, RAW_SUFFIX)
 
 
 @runtime_checkable
@@ -66,7 +71,7 @@ class CroppedReader:
 class CroppedPlanarReader(CroppedReader):
     """The same of a YCbCr source: its planes are cut, and RGB is made from what is left."""
 
-    _reader: VideoReader
+    _reader: VideoReader | RawReader
 
     def __iter__(self) -> Iterator[Tensor]:
         """Frames `(3, H, W)`."""
@@ -83,7 +88,7 @@ class Clip:
     """A test clip on this machine.
 
     Attributes:
-        path: a video, a folder of PNG pictures, or a picture (a clip of one frame).
+        path: a video, a raw .yuv file, a folder of PNG pictures, or a picture (a clip of one frame).
         source: what a test condition says of it.
         num_frames: how many frames are read.
     """
@@ -94,7 +99,7 @@ class Clip:
 
     def open(self) -> FrameReader:
         """A reader of its frames, cropped; YCbCr sources give a `PlanarReader`."""
-        return _cropped(_opened(self.path, self.num_frames, self.source.color), self.source.width, self.source.height)
+        return cropped(_opened(self.path, self.num_frames, self.source.color), self.source.width, self.source.height)
 
 
 def find_clips(
@@ -106,7 +111,7 @@ def find_clips(
     """The test clips in folders, or among named files, in order of name.
 
     A folder gives each video, each picture (a clip of one frame) and each folder of PNG pictures in it; other files are
-    passed over.
+    passed over. Raw files carry size, depth, chroma format and frame rate in their names, `NAME_416x240_50fps_420.yuv`.
 
     Args:
         where: folders, videos, pictures.
@@ -121,8 +126,8 @@ def find_clips(
     paths = [found for path in where for found in _clips_at(path)]
     if not paths:
         raise ValueError(
-            f"{', '.join(map(str, where))} holds no clip; expected videos ({', '.join(VIDEO_SUFFIXES)}), pictures, or "
-            "folders of PNG pictures; wrap raw .yuv files first, for example as .y4m"
+            f"{', '.join(map(str, where))} holds no clip; expected videos ({', '.join(CLIP_SUFFIXES)}), pictures, or "
+            "folders of PNG pictures"
         )
     return sorted((_describe(path, num_frames, max_size, color) for path in paths), key=lambda clip: clip.source.name)
 
@@ -135,7 +140,7 @@ def _clips_at(path: Path) -> Iterable[Path]:
     return sorted(
         entry
         for entry in path.iterdir()
-        if entry.suffix.lower() in (*VIDEO_SUFFIXES, *PICTURE_SUFFIXES) or (entry.is_dir() and any(entry.glob("*.png")))
+        if (list_pngs(entry) if entry.is_dir() else entry.suffix.lower() in (*CLIP_SUFFIXES, *PICTURE_SUFFIXES))
     )
 
 
@@ -146,7 +151,7 @@ def _describe(path: Path, num_frames: int, max_size: tuple[int, int] | None, col
         for axis, side in enumerate((reader.width, reader.height))
     )
     is_yuv = _is_yuv(reader)
-    count = sum(1 for _ in (reader.planes() if isinstance(reader, VideoReader) else reader))
+    count = sum(1 for _ in (reader.planes() if isinstance(reader, PlanarReader) else reader))
     if count < num_frames:
         raise ValueError(
             f"{path} has {count} frames, expected at least {num_frames}; ask for fewer with --frames, or leave it out"
@@ -179,6 +184,9 @@ def _side(side: int, largest: int | None, path: Path) -> int:
 def _opened(path: Path, num_frames: int, color: ColorSpec | None) -> FrameReader:
     if path.suffix.lower() in PICTURE_SUFFIXES and path.is_file():
         return _still(path, color)
+    if path.suffix.lower() == RAW_SUFFIX and path.is_file():
+        size, pixel_format, rate = raw_format(path)
+        return open_video(path, frames=num_frames, color=color, size=size, pixel_format=pixel_format, frame_rate=rate)
     return open_video(path, frames=num_frames, color=color)
 
 
@@ -188,10 +196,11 @@ def _still(path: Path, color: ColorSpec | None) -> TensorReader:
 
 
 def _is_yuv(reader: FrameReader) -> bool:
-    return isinstance(reader, VideoReader) and not reader.is_rgb
+    return isinstance(reader, RawReader) or (isinstance(reader, VideoReader) and not reader.is_rgb)
 
 
-def _cropped(reader: FrameReader, width: int, height: int) -> FrameReader:
+def cropped(reader: FrameReader, width: int, height: int) -> FrameReader:
+    """A reader cut to a size about its centre; of a YCbCr source still a `PlanarReader`."""
     if (reader.width, reader.height) == (width, height):
         return reader
     top, left = ((side - kept) // 4 * 2 for side, kept in ((reader.height, height), (reader.width, width)))
@@ -202,5 +211,5 @@ def _cropped(reader: FrameReader, width: int, height: int) -> FrameReader:
 def _sha256(path: Path) -> str:
     if path.is_file():
         return sha256_of(path)
-    lines = "".join(f"{sha256_of(picture)}  {picture.name}\n" for picture in sorted(path.glob("*.png")))
+    lines = "".join(f"{sha256_of(picture)}  {picture.name}\n" for picture in list_pngs(path))
     return hashlib.sha256(lines.encode()).hexdigest()

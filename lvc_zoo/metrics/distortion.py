@@ -14,6 +14,7 @@ from pytorch_msssim import ms_ssim
 from torch import Tensor
 from torchmetrics import Metric
 
+from ..blocks.precision import full_precision
 from ..color import ColorSpec, rgb_to_yuv
 
 MS_SSIM_SMALLEST_SIDE = 161
@@ -149,7 +150,8 @@ def ms_ssim_per_frame(x_hat: Tensor, x: Tensor, data_range: float = 1.0) -> Tens
         return x.new_full((x.shape[0],), torch.nan, dtype=torch.float32)
     # The package drops dimensions of length 1, which a grey picture has; a frame at a time also keeps memory small.
     frames = zip(x_hat.float().split(1), x.float().split(1), strict=True)
-    return torch.cat([ms_ssim(a, b, data_range=data_range, size_average=False) for a, b in frames])
+    with full_precision(x):
+        return torch.cat([ms_ssim(a, b, data_range=data_range, size_average=False) for a, b in frames])
 
 
 class _FrameMean(Metric):

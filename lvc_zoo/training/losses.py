@@ -8,6 +8,7 @@ from pytorch_msssim import ms_ssim
 from torch import Tensor
 
 from ..blocks.motion import warp
+from ..blocks.precision import full_precision
 from ..metrics.distortion import MS_SSIM_SMALLEST_SIDE
 
 DistortionName = Literal["mse", "ms-ssim"]
@@ -34,7 +35,8 @@ def structural_error(x_hat: Tensor, x: Tensor) -> Tensor:
             f"a crop of {x.shape[-2]}x{x.shape[-1]} has no MS-SSIM, expected sides above {MS_SSIM_SMALLEST_SIDE - 1}; "
             "raise crop (256 in the papers) or train with distortion: mse"
         )
-    similarity: Tensor = ms_ssim(x_hat.float(), x, data_range=1.0, size_average=False)
+    with full_precision(x):  # which of two good pictures is better shows only after bfloat16's eight bits
+        similarity: Tensor = ms_ssim(x_hat.float(), x, data_range=1.0, size_average=False)
     return 1 - similarity
 
 

@@ -1,6 +1,7 @@
 import hashlib
 import json
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -25,6 +26,17 @@ def videos(tmp_path):
     write_video(folder / "two.mkv", torch.cat([moving_clip(4, 34, 40, seed=1), 0.3 * moving_clip(6, 34, 40, seed=2)]))
     (folder / "notes.txt").touch()
     return folder
+
+
+def write_noise(path, num_frames, options):
+    random = np.random.default_rng(0)
+    with av.open(str(path), "w", options=options) as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for _ in range(num_frames):
+            array = random.integers(0, 256, (48, 64, 3), dtype=np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(array, format="rgb24")))
+        container.mux(stream.encode(None))
 
 
 @pytest.fixture
@@ -125,6 +137,24 @@ def test_check_command_names_every_problem_and_exits_with_1(videos, capsys):
     assert "2 sources, 12 frames, 1 cuts" in out
     assert "problem: one.mkv: " in out
     assert "problem: one.mkv has another SHA-256" in out
+
+
+@pytest.mark.filterwarnings("ignore:1 videos of")
+@pytest.mark.parametrize("suffix", [".mkv", ".mp4", ".y4m"])
+def test_check_names_videos_that_were_cut_off(tmp_path, suffix):
+    """As by a download that broke off; the whole file is none."""
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    path = folder / f"one{suffix}"
+    if suffix == ".y4m":
+        write_y4m(path, num_frames=6)
+    else:
+        options = {"movflags": "faststart"} if suffix == ".mp4" else {}
+        write_noise(path, num_frames=40, options=options)
+    assert check_folder(str(folder)).problems == []
+    path.write_bytes(path.read_bytes()[: int(0.6 * path.stat().st_size)])
+    (problem,) = check_folder(str(folder)).problems
+    assert problem.startswith(path.name)
 
 
 def test_check_against_something_else_than_a_manifest_raises(videos):

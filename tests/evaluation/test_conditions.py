@@ -85,6 +85,24 @@ def test_still_pictures_are_clips_of_one_frame(tmp_path):
     assert np.array_equal((frame.permute(1, 2, 0) * 255).round().numpy().astype(np.uint8), codes)
 
 
+def test_raw_videos_are_clips_by_their_names(tmp_path):
+    planes = [torch.randint(0, 255, size, dtype=torch.uint8) for size in ((3, 48, 64), (3, 24, 32), (3, 24, 32))]
+    frames = [plane[t].numpy().tobytes() for t in range(3) for plane in planes]
+    (tmp_path / "raw_64x48_50.yuv").write_bytes(b"".join(frames))
+    (clip,) = find_clips([tmp_path], num_frames=3, color=SPEC)
+    assert (clip.source.stored_as, clip.source.chroma, clip.source.frame_rate) == ("yuv", "420", "50")
+    (smaller,) = find_clips([tmp_path], num_frames=3, max_size=(32, 32), color=SPEC)
+    y, u, _ = next(iter(smaller.open().planes()))
+    assert torch.equal(y, planes[0][0, 8:40, 16:48])
+    assert torch.equal(u, planes[1][0, 4:20, 8:24])
+
+
+def test_pictures_of_16_bits_are_refused(tmp_path):
+    Image.fromarray(np.arange(64 * 64, dtype=np.uint16).reshape(64, 64)).save(tmp_path / "deep.png")
+    with pytest.raises(ValueError, match="more than 8 bits a sample"):
+        find_clips([tmp_path], num_frames=1)
+
+
 def test_large_clips_are_cropped_about_their_centre(folder):
     """Planes are the source's own, from even places on; sides are multiples of 16."""
     clip = find_clips([folder / "a.y4m"], num_frames=3, max_size=(40, 47), color=SPEC)[0]
@@ -173,6 +191,10 @@ def test_structure_is_built_from_the_condition(folder):
         ({"intra_period": 12}, "12 is not a power of two"),
         ({"intra_period": None}, "random access needs an intra period"),
         ({"q": ()}, "at least one rate point"),
+        ({"q": (0, 64)}, r"q is \[0, 64\], expected at least one rate point of 0 to 63"),
+        ({"crf": (-1.0, 30.0)}, "crf is"),
+        ({"crf": (30.0, 30.0)}, "none twice"),
+        ({"jpeg_quality": (96,)}, "of 1 to 95"),
     ],
 )
 def test_condition_refuses_what_cannot_be(folder, changes, message):

@@ -1,3 +1,4 @@
+import re
 from fractions import Fraction
 
 import av
@@ -7,7 +8,7 @@ import torch
 
 from lvc_zoo.codec.reader import TensorReader
 from lvc_zoo.color import ColorSpec
-from lvc_zoo.data import open_video
+from lvc_zoo.data import demo_clip, open_video
 from lvc_zoo.evaluation.external import ExternalCodec, crf_of
 from lvc_zoo.gop import LowDelay, RandomAccess
 
@@ -153,6 +154,31 @@ def test_one_frame_is_coded(codec, tmp_path):
     assert len(list(codec.decode(tmp_path / "a.bin"))) == 1
 
 
+@pytest.mark.parametrize("preset", ["veryfast", "medium"])
+def test_x264_frames_are_one_slice_each(tmp_path, preset):
+    """Slices side by side save time and cost rate."""
+    codec = ExternalCodec("x264", preset)
+    encoded = codec.encode(reader(), tmp_path / "a.h264", q=40)
+    units = re.findall(rb"\x00\x00\x01(.)", (tmp_path / "a.h264").read_bytes(), re.DOTALL)
+    slices = [unit for unit in units if unit[0] & 31 in (1, 5)]
+    assert len(slices) == encoded.num_frames == 9
+
+
+@pytest.mark.parametrize("name", ["x264", "x265"])
+def test_encoder_tuned_to_psnr_has_a_better_one_at_the_same_size(tmp_path, name):
+    """On real frames: of waves and noise there is nothing that only eyes would see."""
+    frames = torch.stack(list(open_video(demo_clip(), frames=5, color=SPEC)))[..., :192, :320]
+
+    def points(tune):
+        codec = ExternalCodec(name, "medium", tune)
+        for crf in (26, 30, 34):
+            size = codec.encode(reader(frames), tmp_path / "a.bin", crf=crf).size_bytes
+            yield np.log(size), psnr_db(torch.stack(list(codec.decode(tmp_path / "a.bin"))), frames)
+
+    plain, tuned = ([*zip(*sorted(points(tune)), strict=True)] for tune in (None, "psnr"))
+    assert tuned[1][1] > np.interp(tuned[0][1], *plain) + 0.1
+
+
 def test_failing_reader_leaves_nothing(tmp_path):
     class Failing(TensorReader):
         def __iter__(self):
@@ -177,7 +203,11 @@ def test_q_outside_its_range_raises(tmp_path, q):
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [(("x266",), "'x266' is unknown; the nearest .*'x265'"), (("x264", "slowe"), "'slowe' is unknown; .*'slower'")],
+    [
+        (("x266",), "'x266' is unknown; the nearest .*'x265'"),
+        (("x264", "slowe"), "'slowe' is unknown; .*'slower'"),
+        (("x264", "slow", "eyes"), "'eyes' is unknown, expected one of psnr, ssim"),
+    ],
 )
 def test_unknown_names_list_the_nearest(settings, message):
     with pytest.raises(ValueError, match=message):

@@ -4,6 +4,7 @@ import json
 import math
 from dataclasses import replace
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -90,7 +91,8 @@ def run(clips, condition, contenders, tmp_path_factory):
 def streams(out, point):
     codec = point.codec.replace(":", "_")
     structure = "low_delay-1" if point.codec == "ours:intra" else "low_delay-4"
-    return out / "streams" / codec / structure / point.clip / f"{point.parameter}{point.value:g}.bin"
+    (path,) = (out / "streams" / codec / structure / point.clip).glob(f"{point.parameter}{point.value:g}-*.bin")
+    return path
 
 
 def test_evaluate_measures_every_codec_on_every_clip_at_every_setting(run):
@@ -210,7 +212,7 @@ def test_points_serve_every_condition_that_asks_for_the_same(run, clips, conditi
 def test_damaged_point_is_measured_again(clips, condition, contenders, tmp_path, damage):
     one = replace(contenders[2], values=(35.0,))
     before = evaluate([one], clips[:1], condition_for(clips[:1]), tmp_path)
-    (path,) = tmp_path.rglob("crf35.json")
+    (path,) = tmp_path.rglob("crf35-*.json")
     text = path.read_text()
     if damage == "cut":
         damage = text[: len(text) // 2]
@@ -220,10 +222,56 @@ def test_damaged_point_is_measured_again(clips, condition, contenders, tmp_path,
     if damage == '{"key": {}}':  # of another condition
         after = evaluate([one], clips[:1], condition_for(clips[:1]), tmp_path)
     else:
-        with pytest.warns(UserWarning, match=r"crf35\.json is damaged and is measured again"):
+        with pytest.warns(UserWarning, match=r"crf35-\w+\.json is damaged and is measured again"):
             after = evaluate([one], clips[:1], condition_for(clips[:1]), tmp_path)
     assert list(map(timeless, after.points)) == list(map(timeless, before.points))
     assert json.loads(path.read_text())["point"]["size_bytes"] == before.points[0].size_bytes
+
+
+def test_points_of_other_frames_or_code_stay_beside_each_other(clips, contenders, tmp_path, monkeypatch):
+    one = replace(contenders[2], values=(35.0,))
+    for num_frames in (3, 2, 3):
+        condition = condition_for(clips[:1], num_frames=num_frames)
+        fewer = replace(clips[0], num_frames=num_frames)
+        evaluate([one], [fewer], condition, tmp_path)
+    assert len([*tmp_path.rglob("crf35-*.json")]) == 2
+    monkeypatch.setattr("lvc_zoo.evaluation.runner.code_digest", lambda floors: "another")
+    evaluate([one], [fewer], condition, tmp_path)
+    assert len([*tmp_path.rglob("crf35-*.json")]) == 3
+
+
+def test_keep_codes_again_where_the_file_is_gone(clips, contenders, tmp_path):
+    one, condition = replace(contenders[2], values=(35.0,)), condition_for(clips[:1])
+    result = evaluate([one], clips[:1], condition, tmp_path)
+    evaluate([one], clips[:1], condition, tmp_path, RunSettings(keep=True))
+    (stream,) = (tmp_path / "streams").rglob("crf35-*.bin")
+    assert stream.stat().st_size == result.points[0].size_bytes
+
+
+@pytest.mark.parametrize("error", [RuntimeError("out of memory"), av.error.OverflowError(75, "too large")])
+def test_failing_library_does_not_stop_the_others(clips, contenders, tmp_path, error):
+    class Failing:
+        def encode(self, *args, **kwargs):
+            raise error
+
+    failing = replace(contenders[0], name="failing", codec=Failing(), values=(0.0,))
+    result = evaluate([failing, replace(contenders[2], values=(35.0,))], clips[:1], condition_for(clips[:1]), tmp_path)
+    assert [failure.codec for failure in result.failures] == ["failing"]
+    assert [point.codec for point in result.points] == ["x264:ultrafast"]
+
+
+def test_folder_with_an_equals_sign_is_no_label(tmp_path, clips, monkeypatch):
+    folder = tmp_path / "lr=1e-3"
+    recurrent().save_pretrained(folder)
+    contender = make_contender(str(folder), condition_for(clips))
+    assert contender.name == str(folder)
+    assert make_contender(f"mine={folder}", condition_for(clips)).name == "mine"
+
+
+def test_tuned_encoder_has_an_identity_of_its_own(clips):
+    plain, tuned = (make_contender(name, condition_for(clips)) for name in ("x264", "x264:medium:psnr"))
+    assert plain.identity != tuned.identity
+    assert tuned.codec == ExternalCodec("x264", "medium", "psnr")
 
 
 def test_failing_point_does_not_stop_the_others(clips, condition, contenders, tmp_path):
@@ -245,7 +293,7 @@ def test_lossless_frames_have_no_psnr_and_json_stays_strict(clips, tmp_path):
     (point,) = result.points
     assert point.psnr_rgb_db is None
     assert point.psnr_yuv.psnr_y is None
-    (path,) = tmp_path.rglob("crf0.json")
+    (path,) = tmp_path.rglob("crf0-*.json")
     assert "Infinity" not in path.read_text()
 
 
@@ -310,7 +358,7 @@ def test_identity_knows_the_config_and_the_code(clips, monkeypatch):
     codec.config = replace(codec.config, hidden=5)
     assert identity() != before
     before = identity()
-    monkeypatch.setattr("lvc_zoo.evaluation.contenders.code_digest", lambda: "another")
+    monkeypatch.setattr("lvc_zoo.evaluation.contenders.code_digest", lambda floors: "another")
     assert identity() != before
 
 
@@ -352,7 +400,8 @@ def test_command_evaluates_from_a_recipe(clips, tmp_path, capsys):
     flags = ["--frames", "1", "--intra-period", "1", "--max-size", "32x32", "--q", "21", "--crf", "30"]
     flags += ["--color-matrix", "bt601", "--color-range", "limited", "--codecs", "biecvc-tiny:intra", "x264"]
     arguments = ["evaluate", "--config", recipe, "--clips", str(clips[0].path), "--out", str(tmp_path / "out")]
-    assert main([*arguments, *flags]) == 0
+    assert main([*arguments, "--work", str(tmp_path / "work"), *flags]) == 0
+    assert len([*(tmp_path / "work/points").rglob("*.json")]) == 2
     shown = capsys.readouterr()
     assert "biecvc-tiny:intra, a, q 21: " in shown.err
     assert "low_delay" not in shown.out
