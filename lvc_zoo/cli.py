@@ -362,7 +362,8 @@ def data(options: Namespace) -> int:
 
     given = options[options.action]
     if options.action == "optimize":
-        count = prepare.optimize(given.folder, given.out, given.encoding, given.shard_mib << 20)
+        shard_bytes, is_held_out = given.shard_mib << 20, given.held_out
+        count = prepare.optimize(given.folder, given.out, given.encoding, shard_bytes, is_held_out=is_held_out)
         print(f"{given.out}: {count} shards; name it in a recipe as any folder of footage")
         return 0
     if options.action == "prepare":
@@ -561,6 +562,7 @@ def _data_arguments(parser: ArgumentParser) -> None:
     added.add_argument("out", type=str, help="a new folder")
     added.add_argument("--encoding", choices=("raw", "png"), default="raw", help="png is smaller, but slower to read")
     added.add_argument("--shard-mib", type=int, default=64, help="aim for the size of a shard in MiB")
+    added.add_argument("--held-out", action="store_true", help="of Vimeo-90K's archive the test list")
 
 
 def _add_model(parser: ArgumentParser) -> None:

@@ -205,7 +205,7 @@ def write_folder(
         OSError: a picture cannot be read.
     """
     path = Path(path).expanduser().resolve()
-    _check_replaceable(path)
+    check_replaceable(path)
     paths = [Path(picture) for picture in pictures]
     for picture in paths:
         if picture.suffix != ".png":
@@ -403,8 +403,12 @@ def _check_layout(path: Path, names: Iterable[str], source: str) -> None:
         )
 
 
-def _check_replaceable(path: Path) -> None:
-    """Refuses to overwrite what `write_folder` did not write."""
+def check_replaceable(path: Path) -> None:
+    """Refuses to overwrite what `write_folder` did not write.
+
+    Raises:
+        WeightsError: naming the files that stand in the way.
+    """
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return
     foreign = ["not a folder"]

@@ -59,8 +59,8 @@ def list_pictures(folder: Path) -> list[Path]:
 def decode_sources(sources: Sequence[Path], cache: str | Path, name: str) -> list[Footage]:
     """Decode videos, pictures and folders of pictures, and find their cuts, where the cache does not have them yet.
 
-    A name in the cache tells the source's size and time, so a changed source is decoded anew; an entry appears when it
-    is complete, so an interrupted call goes on where it stopped.
+    A name in the cache tells the source's place, size and time, so a changed source is decoded anew; an entry appears
+    when it is complete, so an interrupted call goes on where it stopped.
 
     Args:
         sources: what to decode.
@@ -96,7 +96,7 @@ class _Entry(NamedTuple):
     def of(cls, source: Path, cache: Path) -> "_Entry":
         parts = list_pictures(source) if source.is_dir() else [source]
         state = [(part.name, part.stat().st_size, part.stat().st_mtime_ns) for part in parts]
-        digest = hashlib.sha256(repr((CACHE_VERSION, state)).encode()).hexdigest()[:12]
+        digest = hashlib.sha256(repr((CACHE_VERSION, str(source.resolve()), state)).encode()).hexdigest()[:12]
         return cls(source, cache / f"{source.stem}-{digest}.npy", cache / f"{source.stem}-{digest}.json")
 
     def decode(self) -> None:

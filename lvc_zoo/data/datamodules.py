@@ -10,7 +10,15 @@ from torch.utils.data import DataLoader, Sampler
 
 from ..errors import nearest_names
 from .cache import is_excluded
-from .datasets import AUGMENTATIONS, ClipPhase, RandomClips, TrainingClip, WholeClips
+from .datasets import (
+    AUGMENTATIONS,
+    VALIDATION_MULTIPLE,
+    ClipPhase,
+    RandomClips,
+    TrainingClip,
+    WholeClips,
+    unique_labels,
+)
 from .folders import footage_of, names_in
 from .footage import Footage, Group
 from .septuplets import list_septuplets
@@ -84,6 +92,7 @@ class ClipData(L.LightningDataModule):
         self.cache, self.augment, self.val_frames, self.val_crop = cache, tuple(augment), val_frames, val_crop
         self.val_folders, self.test_folders = tuple(val_folders), tuple(test_folders)
         self._phases: tuple[ClipPhase, ...] = ()
+        self._smallest = VALIDATION_MULTIPLE
         self._groups: tuple[Group, ...] = ()
 
     def footage(self, folder: str, exclude: Sequence[str] = ()) -> list[Footage]:
@@ -132,8 +141,12 @@ class ClipData(L.LightningDataModule):
         if stage == "fit":
             self._groups = tuple(self.training_groups())
 
-    def follow(self, phases: Sequence[ClipPhase]) -> None:
+    def follow(self, phases: Sequence[ClipPhase], smallest: int = VALIDATION_MULTIPLE) -> None:
         """Take over the shapes of the run's clips, and check that there are clips for every one.
+
+        Args:
+            phases: of the run.
+            smallest: side that its loss asks of whole clips.
 
         Raises:
             ValueError: where a phase finds no clip long and large enough, or asks for nothing.
@@ -143,7 +156,7 @@ class ClipData(L.LightningDataModule):
                 raise ValueError(f"{phase} asks for nothing; steps, num_frames and every stride must be at least 1")
         if not phases:
             raise ValueError("the run has no phase; give at least one stage")
-        self._phases = tuple(phases)
+        self._phases, self._smallest = tuple(phases), smallest
         self._clips()
 
     def _clips(self) -> RandomClips:
@@ -193,10 +206,15 @@ class ClipData(L.LightningDataModule):
             raise ValueError(
                 f"{', '.join(folders)} hold {len(footage)} clips for {processes} processes, expected at least one each"
             )
-        return DataLoader(
-            WholeClips(footage[rank::processes], num_frames=self.val_frames, crop=self.val_crop),
-            num_workers=self.num_workers,
+        labels = unique_labels([source.name for source in footage])
+        clips = WholeClips(
+            footage[rank::processes],
+            num_frames=self.val_frames,
+            crop=self.val_crop,
+            smallest=self._smallest,
+            labels=labels[rank::processes],
         )
+        return DataLoader(clips, num_workers=self.num_workers)
 
 
 class StepBatches(Sampler[list[int]]):
@@ -257,7 +275,9 @@ class Vimeo90K(ClipData):
 
     def footage(self, folder: str, exclude: Sequence[str] = ()) -> list[Footage]:
         """See `ClipData`."""
-        return list_shards(folder, self.cache, exclude) if is_shards(folder) else list_septuplets(folder, exclude)
+        if is_shards(folder):
+            return list_shards(folder, self.cache, exclude, is_held_out=False)
+        return list_septuplets(folder, exclude)
 
 
 class BVIAOM(ClipData):

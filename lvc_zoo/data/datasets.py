@@ -4,6 +4,7 @@ import hashlib
 from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -118,21 +119,34 @@ class WholeClips(Dataset[TrainingClip]):
     Args:
         footage: of the sources.
         num_frames: of a clip.
-        crop: longest side in pixels.
+        crop: longest side in pixels, a multiple of 64.
+        smallest: side that a clip must have after cropping.
+        labels: a name for each source, of which no two are alike; None makes them.
 
     Raises:
         ValueError: for a source that is too short or too small.
     """
 
-    def __init__(self, footage: Sequence[Footage], *, num_frames: int, crop: int):
+    def __init__(
+        self,
+        footage: Sequence[Footage],
+        *,
+        num_frames: int,
+        crop: int,
+        smallest: int = VALIDATION_MULTIPLE,
+        labels: Sequence[str] | None = None,
+    ):
+        needed = -(-smallest // VALIDATION_MULTIPLE) * VALIDATION_MULTIPLE
+        if crop < needed:
+            raise ValueError(f"val_crop is {crop}, expected at least {needed} for this loss; raise val_crop")
         for source in footage:
-            if source.num_frames < num_frames or min(source.height, source.width) < VALIDATION_MULTIPLE:
+            if source.num_frames < num_frames or min(source.height, source.width) < needed:
                 raise ValueError(
                     f"{source.name} has {source.num_frames} frames of {source.width}x{source.height}, expected at "
-                    f"least {num_frames} of {VALIDATION_MULTIPLE}x{VALIDATION_MULTIPLE} for validation; lower "
-                    "val_frames or move it elsewhere"
+                    f"least {num_frames} of {needed}x{needed} for validation; lower val_frames or move it elsewhere"
                 )
         self.footage, self.num_frames, self.crop = tuple(footage), num_frames, crop
+        self.labels = tuple(labels or unique_labels([source.name for source in footage]))
 
     def __len__(self) -> int:
         """Number of sources."""
@@ -146,6 +160,23 @@ class WholeClips(Dataset[TrainingClip]):
         window = Window((size[0] - height) // 2, (size[1] - width) // 2, height, width)
         frames = source.read(range(self.num_frames), window, np.random.default_rng(index))
         return TrainingClip(to_tensor(frames), torch.tensor(1))
+
+
+def unique_labels(names: Sequence[str]) -> list[str]:
+    """File names for sources: the ends of their paths, as long as it takes to tell them apart, else numbers.
+
+    Example:
+        >>> unique_labels(["a/val/x.mp4", "b/val/x.mp4"])
+        ['a_val_x.mp4', 'b_val_x.mp4']
+        >>> unique_labels(["00001/0266", "00001/0266"])
+        ['0_00001_0266', '1_00001_0266']
+    """
+    parts = [[part for part in Path(name).parts if part != "/"] for name in names]
+    for depth in range(2, max(map(len, parts), default=2) + 1):
+        labels = ["_".join(each[-depth:]) for each in parts]
+        if len(set(labels)) == len(labels):
+            return labels
+    return [f"{index}_{'_'.join(each[-2:])}" for index, each in enumerate(parts)]
 
 
 def to_tensor(frames: np.ndarray) -> Tensor:

@@ -27,9 +27,12 @@ def footage_of(
         cache: see `cache.decode_sources`.
         exclude: glob patterns of names to leave out.
         is_held_out: of Vimeo-90K's septuplets those of its test list.
+
+    Raises:
+        ValueError: for shards of the other list.
     """
     if is_shards(folder):
-        return list_shards(folder, cache, exclude)
+        return list_shards(folder, cache, exclude, is_held_out=is_held_out)
     if is_septuplets(folder):
         return list_septuplets(folder, exclude, TEST_LIST if is_held_out else TRAINING_LIST)
     sources = [source for source in sources_in(folder) if not is_excluded(source.name, exclude)]
@@ -64,15 +67,18 @@ class Stream(NamedTuple):
     cuts: tuple[int, ...] | None = None
 
 
-def streams_of(folder: str, cache: str | Path) -> list[Stream]:
+def streams_of(folder: str, cache: str | Path, *, is_held_out: bool = False) -> list[Stream]:
     """What a folder holds, frame by frame, without decoding it into the cache.
 
     Args:
         folder: as for `footage_of`.
         cache: where shards from an address are kept.
+        is_held_out: see `footage_of`; shards give what they have.
     """
     if is_shards(folder) or is_septuplets(folder):
-        return [Stream(f.name, partial(_frames_of, f), f.cuts) for f in footage_of(folder, cache)]
+        septuplets = TEST_LIST if is_held_out else TRAINING_LIST
+        footage = list_shards(folder, cache) if is_shards(folder) else list_septuplets(folder, names=septuplets)
+        return [Stream(f.name, partial(_frames_of, f), f.cuts) for f in footage]
     return [Stream(source.name, partial(_codes_of, source)) for source in sources_in(folder)]
 
 

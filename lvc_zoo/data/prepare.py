@@ -18,8 +18,8 @@ from .cache import gathered_color_warnings, list_pictures, list_sources, progres
 from .cuts import find_cuts, thumbnail
 from .folders import Stream, streams_of
 from .readers import IncompleteVideoWarning
-from .septuplets import LAYOUT, TEST_LIST, list_septuplets
-from .shards import SHARD_BYTES, is_address, write_shards
+from .septuplets import LAYOUT, TEST_LIST, is_septuplets, list_septuplets
+from .shards import SHARD_BYTES, is_address, is_shards, write_shards
 
 MANIFEST = "manifest.json"
 BLOCK_BYTES = 1 << 20
@@ -106,7 +106,7 @@ def prepare(what: str, source: str | None = None, out: str | None = None) -> lis
         files = [_link(path, Path(out) / name) for path, name in zip(files, names, strict=True)]
     target = folder if out is None or what == "vimeo90k" else Path(out)
     if (target / MANIFEST).exists():
-        return compare_manifest(target)
+        return compare_manifest(target) + _unlisted(target, files)
     write_manifest(target, files)
     return []
 
@@ -209,6 +209,13 @@ def compare_manifest(folder: Path, manifest: Path | None = None) -> list[str]:
     ]
 
 
+def _unlisted(folder: Path, files: Sequence[Path], manifest: Path | None = None) -> list[str]:
+    """The files that a manifest, which `compare_manifest` has read, does not name."""
+    listed = json.loads((manifest or folder / MANIFEST).read_text())["files"]
+    unlisted = {path.relative_to(folder).as_posix() for path in files} - listed.keys()
+    return [f"{name} is not in the manifest; remove {MANIFEST} to write a new one" for name in sorted(unlisted)]
+
+
 def _difference(folder: Path, name: str, entry: dict[str, object]) -> str | None:
     path = folder / name
     if not path.exists():
@@ -276,7 +283,11 @@ def check_folder(folder: str, manifest: str | None = None, cache: str = "runs/ca
         for stream in progress(streams_of(folder, cache), f"reading {Path(folder).name}"):
             _check_stream(stream, report)
     if manifest is not None or (not is_address(folder) and (Path(folder) / MANIFEST).exists()):
-        report.problems += compare_manifest(Path(folder), None if manifest is None else Path(manifest))
+        path = None if manifest is None else Path(manifest)
+        report.problems += compare_manifest(Path(folder), path)
+        if not is_shards(folder):
+            what = "vimeo90k" if is_septuplets(folder) else folder
+            report.problems += _unlisted(Path(folder), _files_of(what, Path(folder)), path)
     return report
 
 
@@ -303,14 +314,17 @@ def _check_stream(stream: Stream, report: FolderReport) -> None:
 # ---- optimize
 
 
-def optimize(folder: str, out: str, encoding: str = "raw", shard_bytes: int = SHARD_BYTES) -> int:
+def optimize(
+    folder: str, out: str, encoding: str = "raw", shard_bytes: int = SHARD_BYTES, *, is_held_out: bool = False
+) -> int:
     """Turn what a folder holds into LitData's shards with a manifest; gives their number.
 
     Args:
-        folder: of videos, stills, folders of frames, or Vimeo-90K's archive (its training list).
+        folder: of videos, stills, folders of frames, or Vimeo-90K's archive.
         out: a new folder; it appears when it is complete.
         encoding: see `shards.write_shards`.
         shard_bytes: aim for the size of a shard.
+        is_held_out: of Vimeo-90K's archive take the test list, not the training list.
 
     Raises:
         ValueError: where `out` is taken, or a source cannot be read.
@@ -318,11 +332,16 @@ def optimize(folder: str, out: str, encoding: str = "raw", shard_bytes: int = SH
     target = Path(out)
     if target.exists() and any(target.iterdir()):
         raise ValueError(f"{out} exists and is not empty; give a new folder")
+    has_lists = not is_address(folder) and is_septuplets(folder)
+    if is_held_out and not has_lists:
+        raise ValueError(f"{folder} is no archive of Vimeo-90K, so it has no test list; leave --held-out away")
     partial = target.with_name(f"{target.name}.{os.getpid()}.part")
-    streams = progress(streams_of(folder, target.parent), f"writing {target.name}")
+    held_out = is_held_out if has_lists else None
+    streams = progress(streams_of(folder, target.parent, is_held_out=is_held_out), f"writing {target.name}")
     try:
         with gathered_color_warnings(folder):
-            write_shards(((s.name, s.frames(), s.cuts) for s in streams), partial, encoding, shard_bytes)
+            sources = ((s.name, s.frames(), s.cuts) for s in streams)
+            write_shards(sources, partial, encoding, shard_bytes, is_held_out=held_out)
         files = [path for path in partial.iterdir() if path.is_file()]
         write_manifest(partial, files)
         partial.replace(target)

@@ -91,16 +91,19 @@ def open_shards(folder: str, cache: str, process: int) -> "StreamingDataset":
     return StreamingDataset(folder, cache_dir, shuffle=False, batch_decode=0)
 
 
-def list_shards(folder: str | Path, cache: str | Path, exclude: Sequence[str] = ()) -> list[Footage]:
+def list_shards(
+    folder: str | Path, cache: str | Path, exclude: Sequence[str] = (), *, is_held_out: bool | None = None
+) -> list[Footage]:
     """The footage in a folder of shards, as it was when they were made.
 
     Args:
         folder: a path or an address.
         cache: where shards from an address are kept.
         exclude: glob patterns of names to leave out.
+        is_held_out: what it is for, which shards of one of Vimeo-90K's two lists must suit; None is for anything.
 
     Raises:
-        ValueError: for shards that `lvc-zoo data optimize` did not make.
+        ValueError: for shards that `lvc-zoo data optimize` did not make, or of the other list.
     """
     items = open_shards(str(folder), str(cache), os.getpid())
     try:
@@ -108,16 +111,20 @@ def list_shards(folder: str | Path, cache: str | Path, exclude: Sequence[str] = 
         items[0]
         table = json.loads(bytes(items[len(items.cache) - 1]))
         place = {"folder": str(folder), "cache": str(cache), "encoding": table["encoding"]}
-        return [
-            StreamedFootage(**row | place | {"cuts": tuple(row["cuts"])})
-            for row in table["footage"]
-            if not is_excluded(row["name"], exclude)
-        ]
+        footage = [StreamedFootage(**row | place | {"cuts": tuple(row["cuts"])}) for row in table["footage"]]
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(
             f"{folder} holds LitData's shards, but no table of footage in the last item; make them anew with "
             "`lvc-zoo data optimize FOLDER OUT`"
         ) from error
+    made_of = table.get("held_out")
+    if None not in (made_of, is_held_out) and made_of != is_held_out:
+        lists = ("training list", "test list")
+        raise ValueError(
+            f"{folder} holds shards of the data set's {lists[made_of]}, expected its {lists[not made_of]}; make them "
+            f"with `lvc-zoo data optimize FOLDER OUT{' --held-out' if is_held_out else ''}`"
+        )
+    return [source for source in footage if not is_excluded(source.name, exclude)]
 
 
 def write_shards(
@@ -125,6 +132,8 @@ def write_shards(
     out: Path,
     encoding: str = "raw",
     shard_bytes: int = SHARD_BYTES,
+    *,
+    is_held_out: bool | None = None,
 ) -> list[dict[str, Any]]:
     """Write footage, frame by frame, into shards; their last item is a table of the footage, which is also returned.
 
@@ -133,6 +142,7 @@ def write_shards(
         out: an empty folder, or none yet.
         encoding: "raw", or "png" for about half of the bytes and twenty times the reading time.
         shard_bytes: aim for the size of a shard.
+        is_held_out: whether they are of a data set's own test list; None where it has no lists.
     """
     require_litdata()
     from litdata.streaming import Cache
@@ -149,7 +159,7 @@ def write_shards(
         size = {"num_frames": count - first, "height": shape[0], "width": shape[1]}
         found = find_cuts(np.stack(thumbnails)) if cuts is None else list(cuts)
         table.append({"name": name, "first": first, **size, "cuts": found})
-    shards[count] = json.dumps({"encoding": encoding, "footage": table}).encode()
+    shards[count] = json.dumps({"encoding": encoding, "held_out": is_held_out, "footage": table}).encode()
     shards.done()
     shards.merge()
     return table

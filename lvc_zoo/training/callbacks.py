@@ -10,10 +10,11 @@ from typing import Any, TypeVar
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
+from ..hub import check_replaceable
 from ..machine import processor_name
 from .stages import stage_at
 from .tasks import VideoCompressionTask
@@ -97,6 +98,19 @@ def exchange(network: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tenso
     return replaced
 
 
+class RunCheckpoint(ModelCheckpoint):
+    """Lightning's `ModelCheckpoint`, whose "last" is also that of the run's end, not only of the last interval.
+
+    See there for the arguments.
+    """
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write it."""
+        super().on_train_end(trainer, pl_module)
+        if self.save_last and self.dirpath is not None:
+            trainer.save_checkpoint(Path(self.dirpath) / f"{self.CHECKPOINT_NAME_LAST}{self.FILE_EXTENSION}")
+
+
 class ExportCodec(L.Callback):
     """Writes the trained codec as a folder that `from_pretrained` reads: the averaged weights where there are any.
 
@@ -117,6 +131,10 @@ class ExportCodec(L.Callback):
         self.every_n_steps = every_n_steps
         self._seconds = 0.0  # of the run up to the checkpoint that it goes on from
         self._started = math.nan
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Refuse a folder that could not be replaced at the end."""
+        check_replaceable(self.folder)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Note the time."""
@@ -190,7 +208,7 @@ def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class StreamWriter(L.Callback):
-    """Writes what prediction gives: a file `FOLDER_NAME.qNN.lvc` for each clip and anchor.
+    """Writes what prediction gives: a file `LABEL.qNN.lvc` for each clip and anchor; see `WholeClips.labels`.
 
     Args:
         folder: for them; files of the same names are replaced.
@@ -205,7 +223,7 @@ class StreamWriter(L.Callback):
         """Write the streams of a batch."""
         assert isinstance(pl_module, VideoCompressionTask)
         clips: Any = trainer.predict_dataloaders
-        name = "_".join(Path(clips.dataset.footage[batch_idx].name).parts[-2:])
+        name = clips.dataset.labels[batch_idx]
         self.folder.mkdir(parents=True, exist_ok=True)
         for anchor, stream in enumerate(outputs[0]):
             (self.folder / f"{name}.q{round(pl_module.anchor_q(anchor)):02}.lvc").write_bytes(stream)
@@ -392,16 +410,19 @@ class TrainingCurve(L.Callback):
             draw_curve(read_curve(self.table), self.picture)
 
     def _rewrite(self, rows: Iterable[dict[str, float]]) -> None:
-        with self.table.open("w", newline="") as file:
+        partial = self.table.with_suffix(".csv.part")
+        with partial.open("w", newline="") as file:
             writer = csv.DictWriter(file, self._columns)
             writer.writeheader()
             writer.writerows({k: v for k, v in row.items() if not math.isnan(v)} for row in rows)
+        partial.replace(self.table)
 
 
 def read_curve(table: str | Path) -> list[dict[str, float]]:
-    """Rows of a `curve.csv`; nan where nothing was logged yet."""
-    with Path(table).open(newline="") as file:
-        return [{k: float(v) if v else math.nan for k, v in row.items()} for row in csv.DictReader(file)]
+    """Rows of a `curve.csv`; nan where nothing was logged yet. A last row that a kill cut off is left out."""
+    text = Path(table).read_text()
+    whole = text[: text.rfind("\n") + 1]
+    return [{k: float(v) if v else math.nan for k, v in row.items()} for row in csv.DictReader(whole.splitlines())]
 
 
 def draw_curve(rows: list[dict[str, float]], picture: str | Path) -> None:

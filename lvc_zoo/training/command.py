@@ -18,7 +18,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from ..data.datamodules import ClipData
 from ..errors import nearest_names
 from ..metrics.distortion import MS_SSIM_SMALLEST_SIDE
-from .callbacks import ExportCodec, NaNGuard, StageProgress, StreamWriter, TrainingCurve, WeightAverage
+from .callbacks import ExportCodec, NaNGuard, RunCheckpoint, StageProgress, StreamWriter, TrainingCurve, WeightAverage
 from .pictures import RDPictures
 from .tasks import TWO_B_REFERENCES, BiECVCTask, VideoCompressionTask
 
@@ -31,6 +31,7 @@ HARMLESS = (
     r".*does not have many workers",  # clips are cut from memory-mapped arrays
     ".*your dataloader is not resumable",  # ours begins at the trainer's step
     "Total length of `list` across ranks is zero",  # no validation is wanted
+    "Using ModelCheckpoint with manual optimization",  # the state after a step is what a resumed run begins with
 )
 
 
@@ -61,7 +62,7 @@ class RecipeCLI(LightningCLI):
         if self.subcommand is None:
             defaults = []
         elif self.subcommand != "fit":
-            kept = (ModelCheckpoint, WeightAverage, StreamWriter)
+            kept = (RunCheckpoint, WeightAverage, StreamWriter)
             defaults = [callback for callback in defaults if isinstance(callback, kept)]
         named = settings["callbacks"] or []
         settings["callbacks"] = [*(named if isinstance(named, list) else [named]), *defaults]
@@ -72,18 +73,31 @@ class RecipeCLI(LightningCLI):
         check_recipe(self.model, self.datamodule, self.trainer)
 
     def before_validate(self) -> None:
-        """Refuse to measure nothing."""
-        self._check_folders("val_folders")
+        """Refuse to measure nothing, or what has learned nothing."""
+        self._check_measured("val_folders")
 
     def before_test(self) -> None:
-        """Refuse to measure nothing."""
-        self._check_folders("test_folders")
+        """Refuse to measure nothing, or what has learned nothing."""
+        self._check_measured("test_folders")
 
     before_predict = before_test
 
-    def _check_folders(self, name: str) -> None:
+    def _check_measured(self, name: str) -> None:
         if not getattr(self.datamodule, name):
             raise ValueError(f"{self.subcommand} takes the clips of {name}, which are none; set data.init_args.{name}")
+        checkpoint = self._get(self.config, "ckpt_path")
+        if checkpoint is None and not self.model.hparams["weights"]:
+            raise ValueError(
+                f"{self.subcommand} would measure an untrained network; add --ckpt_path last (of this recipe's run), "
+                "another checkpoint, or model.init_args.weights"
+            )
+        checkpoints = (c for c in self.trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint))
+        folders = [Path(c.dirpath) for c in checkpoints if c.dirpath]
+        if checkpoint == "last" and folders and not any(list(folder.glob("last*.ckpt")) for folder in folders):
+            raise ValueError(
+                f"ckpt_path is 'last', but {', '.join(map(str, folders))} has no last.ckpt; fit the recipe first, or "
+                "set trainer.default_root_dir to where that was"
+            )
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -163,11 +177,13 @@ def default_callbacks(settings: Mapping[str, Any]) -> list[Callback]:
     ]
     # Lightning counts False as none wanted
     if settings.get("enable_checkpointing") is not False:
-        defaults.append(ModelCheckpoint(dirpath=Path(root) / "checkpoints", every_n_train_steps=500, save_last=True))
+        defaults.append(RunCheckpoint(dirpath=Path(root) / "checkpoints", every_n_train_steps=500, save_last=True))
     named = settings.get("callbacks") or ()
     if settings.get("enable_progress_bar") is not False and not any(isinstance(c, ProgressBar) for c in named):
         defaults.append(StageProgress())
-    return [default for default in defaults if not any(isinstance(callback, type(default)) for callback in named)]
+    kinds = [ModelCheckpoint if isinstance(default, ModelCheckpoint) else type(default) for default in defaults]
+    pairs = zip(defaults, kinds, strict=True)
+    return [default for default, kind in pairs if not any(isinstance(callback, kind) for callback in named)]
 
 
 def check_recipe(task: VideoCompressionTask, data: ClipData, trainer: L.Trainer) -> None:

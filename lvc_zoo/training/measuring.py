@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import lightning as L
 import torch
 from torch import Tensor, nn
+from torchmetrics import MeanMetric
 
 from ..codec.reader import TensorReader
 from ..codec.video import DEFAULT_Q, MAX_Q, PARTS, VideoCodec
@@ -77,6 +78,7 @@ class MeasuredTask(L.LightningModule):
         self.distortion: DistortionName = distortion
         anchors = len(codec.lambdas)
         self.estimated = Measures(anchors, PARTS, reference_curve)
+        self.estimated_loss = MeanMetric()
         self.coded = Measures(anchors, (*PARTS, "framing"), reference_curve)
 
     def anchor_q(self, anchor: int) -> float:
@@ -103,10 +105,12 @@ class MeasuredTask(L.LightningModule):
                 self.estimated.update(anchor, output.x_hat[i], x, bits)
             error = distortion_of(self.distortion, output.x_hat.flatten(0, 1), clip.flatten(0, 1)).mean()
             losses.append(balance[anchor] * (output.bpp.mean() + weights[anchor] * error))
-        self.log("val/loss_estimated", torch.stack(losses).mean(), batch_size=len(clip), sync_dist=True)
+        self.estimated_loss.update(torch.stack(losses).mean(), weight=len(clip))
 
     def on_validation_epoch_end(self) -> None:
         """Log and forget."""
+        self.log("val/loss_estimated", self.estimated_loss.compute())
+        self.estimated_loss.reset()
         self._log(self.estimated, "val", "_estimated")
 
     # ---- test: bytes

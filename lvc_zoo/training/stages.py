@@ -61,8 +61,8 @@ class Stage:
         for key in ("steps", "num_frames", "chunk"):
             if getattr(self, key) < 1:
                 raise ValueError(f"stage {self.name!r}: {key} is {getattr(self, key)}, expected at least 1")
-        for key in ("warmup_steps", "warp_weight", "learning_rate"):
-            if getattr(self, key) < 0:
+        for key in ("warmup_steps", "warp_weight", "learning_rate", "final_learning_rate"):
+            if (getattr(self, key) or 0) < 0:
                 raise ValueError(f"stage {self.name!r}: {key} is {getattr(self, key)}, expected 0 or more")
         if not self.strides or min(self.strides) < 1:
             raise ValueError(f"stage {self.name!r}: strides are {self.strides}, expected one or more, each at least 1")

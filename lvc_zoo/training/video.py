@@ -14,11 +14,13 @@ from ..codec.observe import observe
 from ..codec.picture import CodedFrame
 from ..codec.sequence import Networks, Stored, code_sequence
 from ..codec.video import VideoCodec, bits_by_part
+from ..config import to_dict
 from ..data.datasets import ClipPhase, TrainingClip
 from ..entropy.coder import Noise, RateEstimator
 from ..entropy.distributions import FactorisedPrior
 from ..gop import FramePlan, FrameType, GopStructure
 from ..metrics import RDCurve
+from ..metrics.distortion import MS_SSIM_SMALLEST_SIDE
 from ..models import create_model
 from .checkpointing import CheckpointedNetworks
 from .losses import DistortionName, anchor_balance, distortion_of, distortion_weights, squared_error, warping_error
@@ -69,11 +71,11 @@ class VideoCompressionTask(MeasuredTask):
     anchor equally often, by position in the batch of all processes together.
 
     Args:
-        variant: name of the codec; None is the paper's.
+        variant: name of the codec; None is that of `weights`, or else the paper's.
         overrides: entries of the variant's config, nested ones with a dot, for ablations; refused beside `weights`.
         weights: weights to start from (bundled name, folder or Hub); None starts anew.
         intra: weights whose intra network is taken over; None keeps that of `weights`.
-        fresh: start linear shortcuts at the principal components of the first batches.
+        fresh: start linear shortcuts at the principal components of the first batches; not beside `weights`.
         stages: what the run does when; None is the paper's table.
         frame_weights: w, by temporal layer (B frames) or by place in the cycle (P frames); None is the paper's.
         distortion: "mse" or "ms-ssim".
@@ -105,7 +107,12 @@ class VideoCompressionTask(MeasuredTask):
         seed: int = 0,
         reference_curve: RDCurve | None = None,
     ):
-        codec = load_codec(variant or self.default_variant, weights, intra, overrides)
+        for name, rows in (("stages", stages), ("frame_weights", frame_weights)):
+            if rows is not None and not rows:
+                raise ValueError(f"{name} is empty, expected at least one entry; leave it out for the paper's")
+        codec = load_codec(variant or (None if weights else self.default_variant), weights, intra, overrides)
+        if fresh and weights:
+            raise ValueError(f"fresh would start the trained transforms of {weights!r} anew; leave out one of both")
         super().__init__(codec, distortion, reference_curve)
         self.automatic_optimization = False
         self.save_hyperparameters(ignore=["stages", "reference_curve"])
@@ -166,7 +173,7 @@ class VideoCompressionTask(MeasuredTask):
         return 0.0
 
     def start_fresh(self) -> None:
-        """Set linear shortcuts from the data; called before training where `fresh` asks for it."""
+        """Set linear shortcuts from the data; called before training where `fresh` asks for it, and there are some."""
 
     # ---- a run
 
@@ -175,8 +182,11 @@ class VideoCompressionTask(MeasuredTask):
         if stage != "fit":
             return
         trainer = self.trainer
-        if trainer.precision.startswith("16"):
-            raise ValueError(f"precision is {trainer.precision}, expected bf16-mixed or 32-true: float16 overflows")
+        if trainer.precision not in ("bf16-mixed", "32-true"):
+            raise ValueError(
+                f"precision is {trainer.precision}, expected bf16-mixed or 32-true: float16 overflows, and entropy "
+                "models do not bear weights in bfloat16"
+            )
         if trainer.world_size > 1 and trainer._accelerator_connector.use_distributed_sampler:
             raise ValueError(
                 "use_distributed_sampler is true, but the data deals its batches to the processes itself; set "
@@ -184,7 +194,9 @@ class VideoCompressionTask(MeasuredTask):
             )
         datamodule: Any = getattr(trainer, "datamodule", None)
         if datamodule is not None:
-            datamodule.follow([ClipPhase(stage.steps, stage.num_frames, stage.strides) for stage in self.stages])
+            phases = [ClipPhase(stage.steps, stage.num_frames, stage.strides) for stage in self.stages]
+            smallest = {"smallest": MS_SSIM_SMALLEST_SIDE} if self.distortion == "ms-ssim" else {}
+            datamodule.follow(phases, **smallest)
         total = total_steps(self.stages)
         if trainer.max_steps > total:
             raise ValueError(
@@ -194,6 +206,8 @@ class VideoCompressionTask(MeasuredTask):
         if trainer.max_steps == -1:
             trainer.fit_loop.epoch_loop.max_steps = total
         if self.hparams["fresh"]:
+            if not hasattr(self.network, "transform"):
+                raise ValueError(f"fresh starts linear shortcuts, which {self.codec.variant} has not; leave it out")
             self.start_fresh()
 
     def training_step(self, batch: TrainingClip, batch_index: int) -> Tensor:
@@ -381,33 +395,45 @@ def detach(value: Any) -> Any:
 
 
 def load_codec(
-    variant: str, weights: str | None = None, intra: str | None = None, overrides: Mapping[str, Any] | None = None
+    variant: str | None,
+    weights: str | None = None,
+    intra: str | None = None,
+    overrides: Mapping[str, Any] | None = None,
 ) -> VideoCodec:
     """A codec in training mode: an untrained variant, or one whose weights are named (bundled, folder or Hub).
 
     Args:
-        variant: name of the codec where `weights` is None.
+        variant: name of the codec; None is that of `weights`.
         weights: to load.
         intra: weights whose intra network replaces the codec's own; what they had been through joins its metadata.
         overrides: config entries of an untrained variant.
 
     Raises:
-        ValueError: for overrides beside weights, or an intra network of another shape.
+        ValueError: for overrides beside weights, weights of another variant, or an intra network of another config.
     """
     if weights and overrides:
         raise ValueError(
             f"overrides {dict(overrides)} stand beside weights {weights!r}, whose config is fixed; leave one out"
         )
-    codec = VideoCodec.from_pretrained(weights).train() if weights else create_model(variant, **(overrides or {}))
+    if weights:
+        codec = VideoCodec.from_pretrained(weights).train()
+    elif variant:
+        codec = create_model(variant, **(overrides or {}))
+    else:
+        raise ValueError("neither variant nor weights are named; name one")
+    if weights and variant and codec.variant not in (variant, "custom"):
+        raise ValueError(f"variant is {variant!r}, but weights {weights!r} are of {codec.variant!r}; leave one out")
     if intra is not None:
         source = VideoCodec.from_pretrained(intra)
-        try:
-            codec.intra.load_state_dict(source.intra.state_dict())
-        except RuntimeError as error:
+        configs = [to_dict(each.config).get("intra", to_dict(each.config)) for each in (codec, source)]
+        other = {key: tuple(config.get(key) for config in configs) for key in configs[0] | configs[1]}
+        other = {key: values for key, values in other.items() if values[0] != values[1]}
+        if other:
             raise ValueError(
                 f"the intra network of {intra!r} ({source.variant}) does not fit {codec.variant}; name weights of a "
-                f"codec with the same intra config: {error}"
-            ) from error
+                f"codec with the same intra config; these entries differ, here and there: {other}"
+            )
+        codec.intra.load_state_dict(source.intra.state_dict())
         origin = {"weights": intra, "variant": source.variant, "training": source.metadata.get("training", [])}
         codec.metadata = {**codec.metadata, "intra": origin}
     return codec

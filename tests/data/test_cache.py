@@ -10,7 +10,7 @@ from PIL import Image
 
 from lvc_zoo.color import ColorSpec
 from lvc_zoo.data import cache, open_video, open_writer
-from lvc_zoo.data.cache import list_sources, raw_format, write_array
+from lvc_zoo.data.cache import decode_sources, list_sources, raw_format, write_array
 from lvc_zoo.data.folders import footage_of
 from lvc_zoo.data.footage import Window
 from tests.miniature import moving_clip
@@ -83,6 +83,17 @@ def test_raw_video_of_10_bits_takes_its_format_from_the_name(tmp_path):
 )
 def test_raw_format_of_usual_names(name, expected):
     assert raw_format(Path(name))[:2] == ((1920, 1080), expected)
+
+
+def test_files_alike_in_all_but_their_folder_are_two_sources(tmp_path):
+    for value, folder in enumerate(("a", "b")):
+        path = tmp_path / folder / "0001" / "im1.bmp"
+        path.parent.mkdir(parents=True)
+        Image.new("RGB", (8, 8), (value, 0, 0)).save(path)
+        os.utime(path, (0, 0))
+    sources = [tmp_path / folder / "0001" for folder in ("a", "b")]
+    read = [whole(footage)[0, 0, 0, 0] for footage in decode_sources(sources, tmp_path / "cache", "both")]
+    assert read == [0, 1]
 
 
 def test_raw_video_without_size_in_its_name_raises():

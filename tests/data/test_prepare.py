@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lvc_zoo.cli import main
-from lvc_zoo.data.datamodules import ClipFolders
+from lvc_zoo.data.datamodules import ClipFolders, Vimeo90K
 from lvc_zoo.data.datasets import ClipPhase
 from lvc_zoo.data.prepare import check_folder, compare_manifest, optimize, prepare
 from tests.data.test_cache import write_picture, write_video, write_y4m
@@ -161,6 +161,34 @@ def test_check_against_something_else_than_a_manifest_raises(videos):
     (videos / "manifest.json").write_text("[]")
     with pytest.raises(ValueError, match="is not a manifest; remove it and run `lvc-zoo data prepare`"):
         check_folder(str(videos))
+
+
+def test_files_that_the_manifest_lacks_are_problems(videos):
+    assert prepare(str(videos)) == []
+    write_video(videos / "later.mkv", moving_clip(2, 32, 48))
+    said = "later.mkv is not in the manifest; remove manifest.json to write a new one"
+    assert prepare(str(videos)) == [said]
+    assert check_folder(str(videos)).problems == [said]
+
+
+def test_shards_of_either_list_serve_only_what_they_are_for(archive, tmp_path):  # noqa: F811
+    """Otherwise validation on shards would see training clips."""
+    training, held_out = str(tmp_path / "training"), str(tmp_path / "held_out")
+    assert main(["data", "optimize", str(archive), training]) == 0
+    assert main(["data", "optimize", str(archive), held_out, "--held-out"]) == 0
+    datamodule = Vimeo90K([training], cache=str(tmp_path / "cache"), val_folders=[held_out])
+    assert [source.name for source in datamodule.footage(training)] == ["00001/0001", "00002/0001"]
+    assert [source.name for source in datamodule.held_out(held_out)] == ["00001/0002"]
+    assert check_folder(held_out).problems == []
+    with pytest.raises(ValueError, match=r"shards of the data set's training list.* OUT --held-out`"):
+        datamodule.held_out(training)
+    with pytest.raises(ValueError, match=r"shards of the data set's test list.* OUT`"):
+        datamodule.footage(held_out)
+
+
+def test_only_vimeo_has_a_test_list_to_optimize(videos, tmp_path):
+    with pytest.raises(ValueError, match="has no test list; leave --held-out away"):
+        optimize(str(videos), str(tmp_path / "shards"), is_held_out=True)
 
 
 def test_one_recipe_reads_a_folder_and_its_shards(videos, tmp_path, capsys):

@@ -109,6 +109,16 @@ def test_ms_ssim_matches_torchmetrics():
     assert ms_ssim_per_frame(x_hat, x).tolist() == pytest.approx(expected, abs=2e-3)
 
 
+def test_ms_ssim_does_not_see_autocast():
+    torch.manual_seed(0)
+    x = torch.nn.functional.interpolate(torch.rand(1, 3, 12, 12), size=(176, 176), mode="bicubic").clamp(0, 1)
+    x_hat = x + 0.003 * torch.randn_like(x)
+    plain = ms_ssim_per_frame(x_hat, x)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(ms_ssim_per_frame(x_hat, x), plain)
+    assert plain < 1
+
+
 def test_ms_ssim_of_grey_frame_works():
     _, x = noisy_frames(2, 161, 161)
     assert ms_ssim_per_frame(x[:, :1], x[:, :1]).tolist() == pytest.approx([1.0, 1.0], abs=1e-5)

@@ -15,6 +15,7 @@ from lvc_zoo.training.bench import TextureClips
 from lvc_zoo.training.callbacks import (
     ExportCodec,
     NaNGuard,
+    RunCheckpoint,
     StageProgress,
     TrainingCurve,
     WeightAverage,
@@ -31,6 +32,7 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore:.*does not have many workers",
     "ignore:.*your dataloader is not resumable",
     "ignore:Total length of `list`",
+    "ignore:Using ModelCheckpoint with manual optimization",
 )
 BIAS = "analysis1.0.conv1.bias"
 STAGES = [Stage(name="all", steps=4, num_frames=1, learning_rate=1e-3)]
@@ -243,6 +245,18 @@ def test_norm_of_the_gradient_is_logged_before_clipping(task):
     assert min(norms.logged) > 1e-3
 
 
+def test_last_checkpoint_is_that_of_the_end(task, tmp_path):
+    recorder = Recorder()
+    checkpoint = RunCheckpoint(tmp_path, every_n_train_steps=3, save_last=True)
+    fit(task, recorder, checkpoint, enable_checkpointing=True)
+    stored = torch.load(tmp_path / "last.ckpt", weights_only=False)
+    assert stored["global_step"] == 4
+    name = f"codec.intra.{BIAS}"
+    assert torch.equal(stored["state_dict"][name], task.state_dict()[name])
+    again = RunCheckpoint(tmp_path, every_n_train_steps=3, save_last=True)
+    assert fit(task, again, enable_checkpointing=True, ckpt_path=tmp_path / "last.ckpt").global_step == 4
+
+
 # ---- the curve
 
 
@@ -281,6 +295,16 @@ def test_curve_takes_columns_that_come_late(tmp_path):
     assert (first["step"], second["step"]) == (2, 4)
     assert math.isnan(first["val/bpp_estimated"])
     assert second["val/bpp_estimated"] == 0.5
+
+
+def test_curve_survives_a_kill_in_the_middle_of_a_row(task, tmp_path):
+    curve = TrainingCurve(str(tmp_path), every_n_steps=1)
+    fit(task, curve, max_steps=2).save_checkpoint(tmp_path / "two.ckpt")
+    with (tmp_path / "curve.csv").open("a") as file:
+        file.write("3,0.1,1e-")
+    fit(task, TrainingCurve(str(tmp_path), every_n_steps=1), ckpt_path=tmp_path / "two.ckpt")
+    assert [row["step"] for row in read_curve(tmp_path / "curve.csv")] == [1, 2, 3, 4]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["curve.csv", "curve.png", "two.ckpt"]
 
 
 # ---- the bar

@@ -5,7 +5,7 @@ from fractions import Fraction
 
 import pytest
 import yaml
-from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 
 from lvc_zoo import BiECVC
 from lvc_zoo.cli import main
@@ -99,6 +99,13 @@ BAD = {
     "I frames that are warped": (f"{MODEL}.stages", [{"distortion": "warp"}], "I frames have no motion"),
     "missing weights": (f"{MODEL}.weights", "runs/nothing/weights", "runs/nothing/weights"),
     "step without frames": (f"{MODEL}.stages", [{"num_frames": 0}], "num_frames is 0, expected at least 1"),
+    "empty stage table": (f"{MODEL}.stages", [], "stages is empty, expected at least one entry"),
+    "empty frame weights": (f"{MODEL}.frame_weights", [], "frame_weights is empty"),
+    "falling below zero": (f"{MODEL}.stages", [{"final_learning_rate": -1e-3}], "final_learning_rate is -0.001"),
+    "weights in bfloat16": ("trainer.precision", "bf16-true", "precision is bf16-true, expected bf16-mixed or 32-true"),
+    "fresh start without shortcuts": (f"{MODEL}.fresh", True, "linear shortcuts, which custom has not; leave it out"),
+    "fresh start of trained weights": (f"{MODEL}.weights", "biecvc-tiny", "fresh would start the trained transforms"),
+    "weights of another variant": (f"{MODEL}.weights", "lstec-tiny", "are of 'lstec-tiny'; leave one out"),
 }
 
 
@@ -106,8 +113,11 @@ BAD = {
 def test_bad_recipe_stops_before_the_first_step_with_one_line(case, recipe, tmp_path, capsys):
     path, value, said = BAD[case]
     if path.endswith("stages"):
-        value = [recipe["model"]["init_args"]["stages"][0] | value[0]]
-    remove = ("overrides",) if case in ("missing weights", "unknown variant") else ()
+        value = [recipe["model"]["init_args"]["stages"][0] | row for row in value]
+    remove = ("overrides",) if path.endswith("weights") or case == "unknown variant" else ()
+    remove = remove if path != f"{MODEL}.frame_weights" else ()
+    if case == "fresh start of trained weights":
+        recipe["model"]["init_args"] |= {"variant": "biecvc-tiny", "fresh": True}
     if case == "crops that the codec pads":
         recipe["model"]["init_args"] |= {"variant": "dcvc-tcm", "overrides": {"channels": 8, "intra.channels": 8}}
         recipe["data"]["init_args"]["folders"] = ["demo"]
@@ -207,10 +217,39 @@ def test_measuring_no_clips_stops(recipe, tmp_path, capsys, subcommand, name):
     assert f"{subcommand} takes the clips of {name}_folders, which are none" in capsys.readouterr().err
 
 
-def test_test_clips_need_no_training_clips(recipe, footage, tmp_path):
+def test_test_clips_need_no_training_clips(recipe, footage, tmp_path, tiny_weights):
+    recipe["model"]["init_args"] = {"weights": str(tiny_weights)}
     recipe["data"]["init_args"] |= {"folders": ["nowhere"], "val_frames": 1, "val_crop": 64}
     recipe["data"]["init_args"]["test_folders"] = [str(footage)]
     assert run(recipe, tmp_path, subcommand="test") == 0
+
+
+@pytest.mark.parametrize("subcommand", ["validate", "test", "predict"])
+def test_measuring_what_has_learned_nothing_stops(recipe, footage, tmp_path, capsys, subcommand):
+    folders = {"test_folders": [str(footage)], "val_folders": [str(footage)]}
+    recipe["data"]["init_args"] |= {"val_frames": 1, "val_crop": 64} | folders
+    assert run(recipe, tmp_path, subcommand=subcommand) == 2
+    assert f"{subcommand} would measure an untrained network; add --ckpt_path last" in capsys.readouterr().err
+    assert run(recipe, tmp_path, "--ckpt_path=last", subcommand=subcommand) == 2
+    assert "checkpoints has no last.ckpt; fit the recipe first" in capsys.readouterr().err
+
+
+def test_clips_without_ms_ssim_stop_before_the_first_step(recipe, footage, tmp_path, capsys):
+    """They come up only in the last validation."""
+    recipe["model"]["init_args"]["distortion"] = "ms-ssim"
+    recipe["data"]["init_args"] |= {"folders": ["demo"], "crop": 192, "val_folders": [str(footage)], "val_frames": 1}
+    recipe["trainer"]["num_sanity_val_steps"] = 0
+    assert run(recipe, tmp_path) == 2
+    assert "has 3 frames of 64x64, expected at least 1 of 192x192 for validation" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "weights").exists()
+
+
+def test_export_folder_of_something_else_stops_before_the_first_step(recipe, tmp_path, capsys):
+    (tmp_path / "run" / "weights").mkdir(parents=True)
+    (tmp_path / "run" / "weights" / "notes.txt").touch()
+    assert run(recipe, tmp_path) == 2
+    assert "is not a weights folder (notes.txt) and is left alone" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "curve.csv").exists()
 
 
 def test_epochs_of_a_few_batches_end_the_run(recipe, tmp_path):
@@ -230,13 +269,15 @@ def test_bench_of_a_recipe_leaves_its_folder_alone(recipe, tmp_path, capsys):
 def test_default_callbacks_leave_out_what_a_recipe_names(tmp_path):
     settings = {"default_root_dir": str(tmp_path), "callbacks": None}
     names = {type(callback).__name__ for callback in command.default_callbacks(settings)}
-    expected = {"ModelCheckpoint", "WeightAverage", "NaNGuard", "TrainingCurve", "ExportCodec", "RDPictures"}
+    expected = {"RunCheckpoint", "WeightAverage", "NaNGuard", "TrainingCurve", "ExportCodec", "RDPictures"}
     expected |= {"StreamWriter", "StageProgress"}
     assert names == expected
     settings |= {"callbacks": [command.NaNGuard(3)], "enable_checkpointing": False, "enable_progress_bar": False}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         names = {type(callback).__name__ for callback in command.default_callbacks(settings)}
-    assert names == expected - {"NaNGuard", "ModelCheckpoint", "StageProgress"}
+    assert names == expected - {"NaNGuard", "RunCheckpoint", "StageProgress"}
+    settings |= {"callbacks": [ModelCheckpoint(tmp_path)], "enable_checkpointing": True}
+    assert "RunCheckpoint" not in {type(callback).__name__ for callback in command.default_callbacks(settings)}
     settings |= {"callbacks": [TQDMProgressBar()], "enable_progress_bar": True}
     assert "StageProgress" not in {type(callback).__name__ for callback in command.default_callbacks(settings)}

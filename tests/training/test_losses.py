@@ -4,7 +4,14 @@ import pytest
 import torch
 from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
 
-from lvc_zoo.training.losses import anchor_balance, distortion_of, distortion_weights, squared_error, warping_error
+from lvc_zoo.training.losses import (
+    anchor_balance,
+    distortion_of,
+    distortion_weights,
+    squared_error,
+    structural_error,
+    warping_error,
+)
 
 
 def test_squared_error_is_three_times_the_mean():
@@ -23,6 +30,17 @@ def test_structural_error_agrees_with_torchmetrics():
     )
     # torchmetrics pads where pytorch-msssim leaves the border out
     torch.testing.assert_close(distortion_of("ms-ssim", x_hat, x), expected, atol=5e-3, rtol=0)
+
+
+def test_structural_error_does_not_see_autocast():
+    x = torch.nn.functional.interpolate(torch.rand(2, 3, 12, 12), size=(176, 176), mode="bicubic").clamp(0, 1)
+    x_hat = (x + 0.01 * torch.randn_like(x)).requires_grad_()
+    errors = [structural_error(x_hat, x)]
+    with torch.autocast("cpu", torch.bfloat16):
+        errors.append(structural_error(x_hat, x))
+    assert torch.equal(*errors)
+    gradients = [torch.autograd.grad(error.sum(), x_hat)[0] for error in errors]
+    assert torch.equal(*gradients)
 
 
 def test_structural_error_of_small_crop_raises():

@@ -62,6 +62,25 @@ def test_validation_names_say_that_rates_are_estimated(measured):
     assert not any("bd_rate" in name or "ms_ssim" in name for name in logged)
 
 
+def test_curves_that_overlap_have_a_bd_rate_and_large_pictures_an_ms_ssim():
+    """Against its own points at twice the rate a codec saves half."""
+    torch.manual_seed(0)
+    stages = [stage(name="one", steps=1, num_frames=1)]
+    task = IntraTask("biecvc-tiny", overrides=SMALL, stages=stages)
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = L.Trainer(accelerator="cpu", enable_checkpointing=False, **quiet)
+    data, weights = MovingClips(size=192), task.codec.state_dict()
+    first = trainer.validate(task, datamodule=data, verbose=False)[0]
+    points = [(2 * first[f"val/bpp_{i}_estimated"], first[f"val/psnr_db_{i}"]) for i in range(4)]
+    task = IntraTask(
+        "biecvc-tiny", overrides=SMALL, stages=stages, reference_curve=RDCurve(name="twice", points=tuple(points))
+    )
+    task.codec.load_state_dict(weights)
+    again = trainer.validate(task, datamodule=data, verbose=False)[0]
+    assert 0 < again["val/ms_ssim"] < 1
+    assert again["val/bd_rate_estimated"] == pytest.approx(-50, abs=0.1)
+
+
 def test_estimated_quality_is_that_of_decoded_streams(measured):
     _, logged, tested, *_ = measured
     assert logged["val/psnr_rgb_db"] == pytest.approx(tested["test/psnr_rgb_db"], abs=1e-3)

@@ -103,6 +103,29 @@ def test_recipe_is_built_and_takes_two_steps(recipe, footage, tmp_path):
     assert any(not torch.equal(a, b) for a, b in zip(before, cli.model.network.parameters(), strict=True))
 
 
+TABLES = [recipe for recipe in RECIPES if len(settings_of(recipe)["model"]["init_args"].get("stages", [])) > 4]
+
+
+@pytest.mark.parametrize("recipe", TABLES, ids=lambda recipe: recipe.stem)
+def test_every_kind_of_stage_takes_a_step_in_the_precision_of_its_recipe(recipe, footage, tmp_path):
+    """The paper's tables, each kind of row once: motion alone, without rate, detached, chunked, checkpointed, ..."""
+    kinds = ("trained", "distortion", "rate", "frame_weights", "backpropagation", "checkpointing")
+    rows = {}
+    for row in settings_of(recipe)["model"]["init_args"]["stages"]:
+        frames = min(row["num_frames"], 5)
+        short = row | {"steps": 1, "num_frames": frames, "strides": [1], "warmup_steps": 0, "chunk": 2}
+        rows[str([row.get(kind) for kind in kinds])] = short
+    options = shrunk(recipe, footage, tmp_path)
+    options = [o for o in options if not o.startswith(("--trainer.max_steps", "--trainer.precision", "--model.stages"))]
+    options.append(f"--model.stages={yaml.safe_dump([*rows.values()], default_flow_style=True)}")
+    cli = recipe_cli(["--config", str(recipe), *options], is_run=False)
+    losses = Losses()
+    cli.trainer.callbacks.append(losses)
+    cli.trainer.fit(cli.model, datamodule=cli.datamodule)
+    assert len(losses.values) == len(rows) > 4
+    assert all(0 < loss < 1e4 for loss in losses.values)
+
+
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.stem)
 def test_recipe_says_what_it_is_and_keeps_to_its_folder(recipe):
     settings, lines = settings_of(recipe), recipe.read_text().splitlines()

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from lvc_zoo import create_model
 from lvc_zoo.codec.sequence import code_sequence
 from lvc_zoo.data.datasets import TrainingClip
 from lvc_zoo.gop import FrameType, RandomAccess
@@ -183,6 +184,14 @@ def test_overrides_beside_weights_raise(tiny_weights):
 def test_intra_network_of_other_shape_raises(tiny_weights):
     with pytest.raises(ValueError, match=r"does not fit .*; name weights of a codec with the same intra config"):
         LSTECTask("lstec-tiny", overrides=SMALL, intra=str(tiny_weights))
+
+
+def test_intra_network_of_another_rate_raises(tmp_path):
+    """Its weights would fit."""
+    small = {"channels": 8, "intra.channels": 16}
+    create_model("dcvc-tcm", **small, **{"intra.lambda_rd": 682.0}).save_pretrained(tmp_path / "other")
+    with pytest.raises(ValueError, match=r"these entries differ, here and there: \{'lambda_rd': \(341.* 682"):
+        load_codec("dcvc-tcm", intra=str(tmp_path / "other"), overrides=small)
 
 
 def test_intra_network_is_taken_over(tiny_weights):
