@@ -246,15 +246,12 @@ def test_norm_of_the_gradient_is_logged_before_clipping(task):
 
 
 def test_last_checkpoint_is_that_of_the_end(task, tmp_path):
-    recorder = Recorder()
     checkpoint = RunCheckpoint(tmp_path, every_n_train_steps=3, save_last=True)
-    fit(task, recorder, checkpoint, enable_checkpointing=True)
+    fit(task, checkpoint, enable_checkpointing=True)
     stored = torch.load(tmp_path / "last.ckpt", weights_only=False)
     assert stored["global_step"] == 4
     name = f"codec.intra.{BIAS}"
     assert torch.equal(stored["state_dict"][name], task.state_dict()[name])
-    again = RunCheckpoint(tmp_path, every_n_train_steps=3, save_last=True)
-    assert fit(task, again, enable_checkpointing=True, ckpt_path=tmp_path / "last.ckpt").global_step == 4
 
 
 # ---- the curve
