@@ -320,7 +320,8 @@ def model_card(config: Mapping[str, Any], results: Sequence[Mapping[str, object]
     """Gives a README.md with the Hub's metadata in front.
 
     Args:
-        config: the entries of ``config.json``; all but "sha256" are shown, "pictures" as pictures.
+        config: the entries of ``config.json``; all but "sha256" are shown, "pictures" as pictures. The runs under
+            "training" of "metadata", oldest first, become a section of their own.
         results: rows of one table, each a dict by column.
 
     Example:
@@ -333,7 +334,10 @@ def model_card(config: Mapping[str, Any], results: Sequence[Mapping[str, object]
         | 21 | 0.1 |
     """
     variant, codec = config["variant"], config["codec"]
-    shown = {key: value for key, value in config.items() if key not in ("format", "sha256", "pictures")}
+    shown = {key: value for key, value in config.items() if key not in ("format", "sha256", "pictures", "metadata")}
+    metadata = dict(config.get("metadata") or {})
+    runs = metadata.pop("training", None) or []
+    shown |= {"metadata": metadata} if metadata else {}
     lines = [
         "---",
         "library_name: lvc_zoo",
@@ -357,10 +361,14 @@ def model_card(config: Mapping[str, Any], results: Sequence[Mapping[str, object]
         "## Configuration",
         "",
         "```json",
-        json.dumps(shown, indent=2, allow_nan=False),
+        _short_json(shown),
         "```",
         "",
     ]
+    if runs:
+        lines += ["## Training", "", "One run after the other; `config.json` tells stage tables and data in full.", ""]
+        lines += [f"{i}. {_in_words(run)}" for i, run in enumerate(runs if isinstance(runs, list) else [runs], 1)]
+        lines += [""]
     for name in config.get("pictures", ()):
         lines += [f"![{Path(name).stem}]({name})", ""]
     if results:
@@ -368,6 +376,27 @@ def model_card(config: Mapping[str, Any], results: Sequence[Mapping[str, object]
         rows = [columns, ["---"] * len(columns), *([str(row.get(column, "")) for column in columns] for row in results)]
         lines += ["## Results", "", *(f"| {' | '.join(row)} |" for row in rows), ""]
     return "\n".join(lines)
+
+
+def _short_json(data: Mapping[str, Any]) -> str:
+    """JSON with a line for each entry that holds no object."""
+
+    def lines(value: object, indent: str) -> str:
+        if not (isinstance(value, dict) and value):
+            return json.dumps(value, allow_nan=False)
+        inner = ",\n".join(f"{indent}  {json.dumps(key)}: {lines(item, indent + '  ')}" for key, item in value.items())
+        return f"{{\n{inner}\n{indent}}}"
+
+    return lines(dict(data), "")
+
+
+def _in_words(run: object) -> str:
+    """A run's record on one line, without what is None, empty or nested."""
+    if not isinstance(run, dict):
+        return str(run)
+    nested = {key for key, value in run.items() if isinstance(value, dict) or "{" in str(value)}
+    said = {key: value for key, value in run.items() if key not in nested and value not in (None, [], "")}
+    return "; ".join(f"{key}: {v if isinstance(v, str) else json.dumps(v, allow_nan=False)}" for key, v in said.items())
 
 
 def state_digest(state: Mapping[str, Tensor]) -> str:

@@ -548,6 +548,14 @@ def test_model_card_metadata_is_read_by_the_hub_client():
     assert json.loads(card.text.split("```json\n")[1].split("```")[0]) == CONFIG
 
 
+def test_model_card_tells_each_run_on_a_line():
+    runs = [{"task": "IntraTask", "steps": 5, "seeds": [1, 2], "stages": [{"steps": 5}], "intra": None}, "by hand"]
+    card = hub.model_card(CONFIG | {"metadata": {"training": runs, "licence": "CC0"}})
+    assert "\n1. task: IntraTask; steps: 5; seeds: [1, 2]\n2. by hand\n" in card
+    shown = json.loads(card.split("```json\n")[1].split("```")[0])
+    assert shown == CONFIG | {"metadata": {"licence": "CC0"}}
+
+
 def test_state_digest_of_a_known_state_equals_a_hash_by_hand():
     state = {"b": torch.tensor([[1, 2]], dtype=torch.int16), "a": torch.tensor(1.0)}
     by_hand = b'["a", "float32", []]' + struct.pack("<f", 1) + b'["b", "int16", [1, 2]]' + struct.pack("<hh", 1, 2)

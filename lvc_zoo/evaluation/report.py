@@ -236,13 +236,15 @@ def facts(result: EvaluationResult) -> list[str]:
     condition = result.condition
     period = "one I frame" if condition.intra_period is None else f"intra period {condition.intra_period}"
     size = "" if condition.max_size is None else f", at most {condition.max_size[0]}x{condition.max_size[1]}"
-    machines = sorted({point.machine for point in result.points})
+    machines: dict[str, list[str]] = {machine: [] for machine in sorted({point.machine for point in result.points})}
+    for codec, machine in dict.fromkeys((point.codec, point.machine) for point in result.points):
+        machines[machine].append(codec)
     return [
         f"Condition '{condition.name}': {len(condition.sequences)} clips{size}, {condition.num_frames} frames, "
         f"{condition.structure}, {period}; clips' SHA-256 {condition.manifest_sha256[:16]}",
         f"PSNR over RGB, {condition.averaging}; rate counts {condition.rate}; all figures measured on decoded files",
         *(f"{codec.name}: {codec.identity}; {codec.structure}; {codec.check}" for codec in result.codecs),
-        *(f"Seconds of the whole clip as measured on: {machine}" for machine in machines),
+        *(f"Seconds of the whole clip, {', '.join(codecs)}: {machine}" for machine, codecs in machines.items()),
         *(f"FAILED {f.codec}, {f.clip}, {f.parameter} {f.value:g}: {f.reason}" for f in result.failures),
     ]
 
@@ -285,7 +287,7 @@ def write_report(result: EvaluationResult, out: Path, min_overlap: float = MIN_O
 
 
 def draw_curves(result: EvaluationResult, path: Path) -> Path:
-    """PSNR over bpp: a panel a clip, and the mean over clips."""
+    """PSNR over bpp: a panel a clip, and the mean over clips; the condition above them."""
     from matplotlib.figure import Figure
 
     panels = [MEAN_CURVE, *(clip.name for clip in result.condition.sequences)]
@@ -307,6 +309,7 @@ def draw_curves(result: EvaluationResult, path: Path) -> Path:
     for panel in axes[len(panels) :]:
         panel.set_axis_off()
     axes[0].legend(fontsize=8)
+    figure.suptitle(facts(result)[0])
     figure.savefig(path, dpi=DOTS_AN_INCH)
     return path
 
@@ -330,6 +333,7 @@ def draw_frames(result: EvaluationResult, path: Path) -> Path:
         for panel in (quality, bits):
             panel.xaxis.get_major_locator().set_params(integer=True)
         bits.set(title=clip, xlabel="frame", ylabel="bits", yscale="log")
+    figure.suptitle(facts(result)[0])
     figure.savefig(path, dpi=DOTS_AN_INCH)
     return path
 

@@ -13,6 +13,7 @@ from lvc_zoo.evaluation.report import (
     MEAN_CURVE,
     MEAN_OF_CLIPS,
     bd_rate_table,
+    facts,
     grids,
     points_side_by_side,
     quality_checks,
@@ -269,6 +270,16 @@ def test_report_writes_tables_and_pictures(tmp_path):
     for name in ("rd", "frames"):
         with Image.open(tmp_path / f"new/folder/{name}.png") as picture:
             assert min(picture.size) > 300
+
+
+def test_facts_tell_which_codec_ran_where():
+    made = result_of()
+    points = [replace(p, machine="far away") if p.codec == "x264" else p for p in made.points]
+    told = [fact for fact in facts(replace(made, points=tuple(points))) if fact.startswith("Seconds")]
+    assert told == [
+        f"Seconds of the whole clip, ours: {points[0].machine}",
+        "Seconds of the whole clip, x264: far away",
+    ]
 
 
 def test_report_of_failures_alone_has_no_pictures(tmp_path):
