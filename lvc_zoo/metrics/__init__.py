@@ -1,5 +1,7 @@
 """Distortion, rate and BD-rate. Needs the `eval` extra; `import lvc_zoo` does not load it."""
 
+from torchmetrics import MeanMetric
+
 from .bdrate import RDCurve, RDPoint, bd_rate
 from .distortion import (
     MSSSIM,
@@ -21,6 +23,7 @@ __all__ = [
     "PSNRYUV",
     "YUVPSNR",
     "MSSSIM",
+    "MeanMetric",
     "BitsPerPixel",
     "RDPoint",
     "RDCurve",

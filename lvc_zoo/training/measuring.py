@@ -6,14 +6,13 @@ from collections.abc import Mapping
 import lightning as L
 import torch
 from torch import Tensor, nn
-from torchmetrics import MeanMetric
 
 from ..codec.reader import TensorReader
 from ..codec.video import DEFAULT_Q, MAX_Q, PARTS, VideoCodec
 from ..color import ColorSpec
 from ..data.datasets import TrainingClip
 from ..gop import GopStructure
-from ..metrics import MSSSIM, PSNR, PSNRYUV, BitsPerPixel, RDCurve, RDCurveMetric, psnr_db
+from ..metrics import MSSSIM, PSNR, PSNRYUV, BitsPerPixel, MeanMetric, RDCurve, RDCurveMetric, psnr_db
 from .losses import DistortionName, anchor_balance, distortion_of, distortion_weights
 
 SPEC = ColorSpec(matrix="bt709", full_range=True, chroma="444")
