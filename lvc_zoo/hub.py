@@ -394,8 +394,12 @@ def _in_words(run: object) -> str:
     """A run's record on one line, without what is None, empty or nested."""
     if not isinstance(run, dict):
         return str(run)
-    nested = {key for key, value in run.items() if isinstance(value, dict) or "{" in str(value)}
-    said = {key: value for key, value in run.items() if key not in nested and value not in (None, [], "")}
+
+    def is_plain(value: object) -> bool:
+        items = value if isinstance(value, list) else [value]
+        return value not in (None, [], "") and not any(isinstance(item, (dict, list)) for item in items)
+
+    said = {key: value for key, value in run.items() if is_plain(value)}
     return "; ".join(f"{key}: {v if isinstance(v, str) else json.dumps(v, allow_nan=False)}" for key, v in said.items())
 
 
@@ -434,6 +438,9 @@ def _check_layout(path: Path, names: Iterable[str], source: str) -> None:
 
 def check_replaceable(path: Path) -> None:
     """Refuses to overwrite what `write_folder` did not write.
+
+    Args:
+        path: a weights folder, an empty one, or none yet.
 
     Raises:
         WeightsError: naming the files that stand in the way.

@@ -16,9 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..codec.reader import FrameReader
+from ..color import ColorSpec
 from .cuts import find_cuts, thumbnail
 from .footage import Footage, StoredFootage
-from .readers import PICTURE_SUFFIXES, VIDEO_SUFFIXES, natural_order, open_video, read_picture
+from .readers import PICTURE_SUFFIXES, VIDEO_SUFFIXES, list_pictures, open_video, read_picture
 
 RAW_SUFFIX = ".yuv"
 SUFFIXES = (*VIDEO_SUFFIXES, RAW_SUFFIX, *PICTURE_SUFFIXES)
@@ -49,11 +51,6 @@ def list_sources(folder: str | Path) -> list[Path]:
             "give the folder that lies directly above them"
         )
     return sources
-
-
-def list_pictures(folder: Path) -> list[Path]:
-    """The pictures directly in a folder, in the order of the numbers in their names."""
-    return sorted((p for p in folder.iterdir() if p.suffix.lower() in PICTURE_SUFFIXES), key=natural_order)
 
 
 def decode_sources(sources: Sequence[Path], cache: str | Path, name: str) -> list[Footage]:
@@ -129,10 +126,25 @@ def read_frames(source: Path) -> Iterable[Tensor]:
         return _read_pictures(list_pictures(source))
     if source.suffix.lower() in PICTURE_SUFFIXES:
         return _read_pictures([source])
-    if source.suffix.lower() == RAW_SUFFIX:
+    return open_by_name(source)
+
+
+def open_by_name(source: Path, frames: int | None = None, color: ColorSpec | None = None) -> FrameReader:
+    """A reader as `open_video` gives it; of a raw `.yuv` file, its name says what there is no header for.
+
+    Args:
+        source: as for `open_video`, or for `raw_format`.
+        frames: see `open_video`.
+        color: see `open_video`.
+
+    Raises:
+        FileNotFoundError: for a missing file.
+        ValueError: for a file that cannot be read, or a raw one without a size in its name.
+    """
+    if source.suffix.lower() == RAW_SUFFIX and source.is_file():
         size, pixel_format, rate = raw_format(source)
-        return open_video(source, size=size, pixel_format=pixel_format, frame_rate=rate)
-    return open_video(source)
+        return open_video(source, frames=frames, color=color, size=size, pixel_format=pixel_format, frame_rate=rate)
+    return open_video(source, frames=frames, color=color)
 
 
 def _read_pictures(pictures: Sequence[Path]) -> Iterator[Tensor]:
@@ -155,6 +167,9 @@ def raw_format(path: Path) -> tuple[tuple[int, int], str, float | None]:
         ((960, 544), 'yuv420p10le', 25.0)
         >>> raw_format(Path("BasketballPass_416x240_50.yuv"))
         ((416, 240), 'yuv420p', 50.0)
+
+    Raises:
+        ValueError: where the name tells no size.
     """
     size = re.search(r"(\d+)x(\d+)", path.stem)
     if size is None:

@@ -75,11 +75,13 @@ def streams_of(folder: str, cache: str | Path, *, is_held_out: bool = False) -> 
         cache: where shards from an address are kept.
         is_held_out: see `footage_of`; shards give what they have.
     """
-    if is_shards(folder) or is_septuplets(folder):
-        septuplets = TEST_LIST if is_held_out else TRAINING_LIST
-        footage = list_shards(folder, cache) if is_shards(folder) else list_septuplets(folder, names=septuplets)
-        return [Stream(f.name, partial(_frames_of, f), f.cuts) for f in footage]
-    return [Stream(source.name, partial(_codes_of, source)) for source in sources_in(folder)]
+    if is_shards(folder):
+        footage = list_shards(folder, cache)
+    elif is_septuplets(folder):
+        footage = footage_of(folder, cache, is_held_out=is_held_out)
+    else:
+        return [Stream(source.name, partial(_codes_of, source)) for source in sources_in(folder)]
+    return [Stream(f.name, partial(_frames_of, f), f.cuts) for f in footage]
 
 
 def _frames_of(footage: Footage) -> Iterable[np.ndarray]:

@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import nearest_names
-from .cache import gathered_color_warnings, list_pictures, list_sources, progress, raw_format
+from .cache import gathered_color_warnings, list_sources, progress, raw_format
 from .cuts import find_cuts, thumbnail
 from .folders import Stream, streams_of
-from .readers import IncompleteVideoWarning
+from .readers import IncompleteVideoWarning, list_pictures
 from .septuplets import LAYOUT, TEST_LIST, is_septuplets, list_septuplets
 from .shards import SHARD_BYTES, is_address, is_shards, write_shards
 
@@ -106,7 +106,7 @@ def prepare(what: str, source: str | None = None, out: str | None = None) -> lis
         files = [_link(path, Path(out) / name) for path, name in zip(files, names, strict=True)]
     target = folder if out is None or what == "vimeo90k" else Path(out)
     if (target / MANIFEST).exists():
-        return compare_manifest(target) + _unlisted(target, files)
+        return compare_manifest(target, present=files)
     write_manifest(target, files)
     return []
 
@@ -193,8 +193,17 @@ def write_manifest(folder: Path, files: Sequence[Path]) -> None:
     partial.replace(folder / MANIFEST)
 
 
-def compare_manifest(folder: Path, manifest: Path | None = None) -> list[str]:
-    """What differs between the files of a folder and a manifest, by default its own."""
+def compare_manifest(folder: Path, manifest: Path | None = None, present: Sequence[Path] = ()) -> list[str]:
+    """What differs between the files of a folder and a manifest.
+
+    Args:
+        folder: which paths in the manifest start from.
+        manifest: None is the folder's own.
+        present: files of the folder that the manifest should name.
+
+    Raises:
+        ValueError: for a file that is no manifest.
+    """
     path = manifest or folder / MANIFEST
     try:
         entries = json.loads(path.read_text())["files"]
@@ -202,18 +211,13 @@ def compare_manifest(folder: Path, manifest: Path | None = None) -> list[str]:
         raise ValueError(
             f"{path} is not a manifest; remove it and run `lvc-zoo data prepare` to write a new one"
         ) from error
-    return [
+    differing = [
         problem
         for name, entry in progress(sorted(entries.items()), f"checksums of {folder.name}")
         if (problem := _difference(folder, name, entry))
     ]
-
-
-def _unlisted(folder: Path, files: Sequence[Path], manifest: Path | None = None) -> list[str]:
-    """The files that a manifest, which `compare_manifest` has read, does not name."""
-    listed = json.loads((manifest or folder / MANIFEST).read_text())["files"]
-    unlisted = {path.relative_to(folder).as_posix() for path in files} - listed.keys()
-    return [f"{name} is not in the manifest; remove {MANIFEST} to write a new one" for name in sorted(unlisted)]
+    unlisted = sorted({file.relative_to(folder).as_posix() for file in present} - entries.keys())
+    return differing + [f"{name} is not in the manifest; remove {MANIFEST} to write a new one" for name in unlisted]
 
 
 def _difference(folder: Path, name: str, entry: dict[str, object]) -> str | None:
@@ -283,11 +287,9 @@ def check_folder(folder: str, manifest: str | None = None, cache: str = "runs/ca
         for stream in progress(streams_of(folder, cache), f"reading {Path(folder).name}"):
             _check_stream(stream, report)
     if manifest is not None or (not is_address(folder) and (Path(folder) / MANIFEST).exists()):
-        path = None if manifest is None else Path(manifest)
-        report.problems += compare_manifest(Path(folder), path)
-        if not is_shards(folder):
-            what = "vimeo90k" if is_septuplets(folder) else folder
-            report.problems += _unlisted(Path(folder), _files_of(what, Path(folder)), path)
+        what = "vimeo90k" if is_septuplets(folder) else folder
+        present = [] if is_shards(folder) else _files_of(what, Path(folder))
+        report.problems += compare_manifest(Path(folder), None if manifest is None else Path(manifest), present)
     return report
 
 
@@ -327,12 +329,12 @@ def optimize(
         is_held_out: of Vimeo-90K's archive take the test list, not the training list.
 
     Raises:
-        ValueError: where `out` is taken, or a source cannot be read.
+        ValueError: where `out` is taken, a source cannot be read, or a test list is asked for and there is none.
     """
     target = Path(out)
     if target.exists() and any(target.iterdir()):
         raise ValueError(f"{out} exists and is not empty; give a new folder")
-    has_lists = not is_address(folder) and is_septuplets(folder)
+    has_lists = is_septuplets(folder)
     if is_held_out and not has_lists:
         raise ValueError(f"{folder} is no archive of Vimeo-90K, so it has no test list; leave --held-out away")
     partial = target.with_name(f"{target.name}.{os.getpid()}.part")

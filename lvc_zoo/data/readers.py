@@ -261,19 +261,22 @@ class VideoReader:
                 return
         if not taken:
             raise ValueError(f"start is {self._start}, but {self._path} has no more than that many frames")
-        announced = None
-        if self.num_frames is not None and taken < self.num_frames:
-            announced = f"{self._total} frames"
-        elif self._seconds is not None and end + 2 / self.frame_rate < self._seconds:
-            announced = f"{self._seconds:g} seconds"
-        elif self._path.suffix.lower() == ".y4m" and not self.is_rgb and self._y4m_frames() > self._start + taken:
-            announced = f"{self._y4m_frames()} frames by its size"
-        if announced is not None:
+        if announced := self._announced_beyond(self._start + taken, end):
             warnings.warn(
                 f"{self._path} announces {announced}, but ends after {self._start + taken} frames; is it complete?",
                 IncompleteVideoWarning,
                 stacklevel=2,
             )
+
+    def _announced_beyond(self, frames: int, end: float) -> str | None:
+        """What the file announces, where it is more than so many frames, the last at `end` seconds."""
+        if self.num_frames is not None and frames < self._start + self.num_frames:
+            return f"{self._total} frames"
+        if self._seconds is not None and end + 2 / self.frame_rate < self._seconds:
+            return f"{self._seconds:g} seconds"
+        if self._path.suffix.lower() == ".y4m" and not self.is_rgb and (by_size := self._y4m_frames()) > frames:
+            return f"{by_size} frames by its size"
+        return None
 
     def _y4m_frames(self) -> int:
         """Frames that begin in a Y4M file, the last perhaps cut off."""
@@ -389,7 +392,7 @@ class PngReader:
         color: ColorSpec | None = None,
         frame_rate: Fraction = Fraction(25),
     ) -> None:
-        pictures = list_pngs(folder)
+        pictures = list_pictures(folder, (".png",))
         if not pictures:
             raise ValueError(f"{folder} holds no .png file")
         self.num_frames = _frames_left(folder, len(pictures), start, frames)
@@ -410,9 +413,9 @@ class PngReader:
         return (read_picture(path).permute(2, 0, 1).float() / 255 for path in self._pictures)
 
 
-def list_pngs(folder: Path) -> list[Path]:
-    """The PNG pictures directly in a folder, in the order of the numbers in their names."""
-    return sorted((p for p in folder.iterdir() if p.suffix.lower() == ".png"), key=natural_order)
+def list_pictures(folder: Path, suffixes: tuple[str, ...] = PICTURE_SUFFIXES) -> list[Path]:
+    """The pictures directly in a folder, in the order of the numbers in their names."""
+    return sorted((p for p in folder.iterdir() if p.suffix.lower() in suffixes), key=natural_order)
 
 
 def read_picture(path: Path) -> Tensor:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -144,11 +143,11 @@ def learned_contender(
 
 
 @cache
-def code_digest(floors: Sequence[str]) -> str:
+def code_digest(floors: tuple[str, ...]) -> str:
     """SHA-256 hex of source files, this installation's.
 
     Args:
-        floors: files and folders of the package, as a tuple.
+        floors: files and folders of the package.
     """
     root, digest = Path(__file__).parents[1], hashlib.sha256()
     for floor in floors:

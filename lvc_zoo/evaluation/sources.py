@@ -10,23 +10,19 @@ from typing import NamedTuple, Protocol, runtime_checkable
 from torch import Tensor
 
 from ..color import SUBSAMPLING, ColorSpec, planes_to_rgb
-from ..data.cache import RAW_SUFFIX, raw_format
+from ..data.cache import SUFFIXES, open_by_name
 from ..data.prepare import sha256_of
 from ..data.readers import (
     PICTURE_SUFFIXES,
-    VIDEO_SUFFIXES,
     FrameReader,
     Planes,
     RawReader,
     TensorReader,
     VideoReader,
-    list_pngs,
-    open_video,
+    list_pictures,
     read_picture,
 )
 from .conditions import CROP_MULTIPLE, SourceClip
-
-CLIP_SUFFIXES = (*VIDEO_SUFFIXES, RAW_SUFFIX)
 
 
 @runtime_checkable
@@ -126,7 +122,7 @@ def find_clips(
     paths = [found for path in where for found in _clips_at(path)]
     if not paths:
         raise ValueError(
-            f"{', '.join(map(str, where))} holds no clip; expected videos ({', '.join(CLIP_SUFFIXES)}), pictures, or "
+            f"{', '.join(map(str, where))} holds no clip; expected videos, pictures ({', '.join(SUFFIXES)}), or "
             "folders of PNG pictures"
         )
     return sorted((_describe(path, num_frames, max_size, color) for path in paths), key=lambda clip: clip.source.name)
@@ -140,7 +136,7 @@ def _clips_at(path: Path) -> Iterable[Path]:
     return sorted(
         entry
         for entry in path.iterdir()
-        if (list_pngs(entry) if entry.is_dir() else entry.suffix.lower() in (*CLIP_SUFFIXES, *PICTURE_SUFFIXES))
+        if (list_pictures(entry, (".png",)) if entry.is_dir() else entry.suffix.lower() in SUFFIXES)
     )
 
 
@@ -184,10 +180,7 @@ def _side(side: int, largest: int | None, path: Path) -> int:
 def _opened(path: Path, num_frames: int, color: ColorSpec | None) -> FrameReader:
     if path.suffix.lower() in PICTURE_SUFFIXES and path.is_file():
         return _still(path, color)
-    if path.suffix.lower() == RAW_SUFFIX and path.is_file():
-        size, pixel_format, rate = raw_format(path)
-        return open_video(path, frames=num_frames, color=color, size=size, pixel_format=pixel_format, frame_rate=rate)
-    return open_video(path, frames=num_frames, color=color)
+    return open_by_name(path, num_frames, color)
 
 
 def _still(path: Path, color: ColorSpec | None) -> TensorReader:
@@ -200,7 +193,7 @@ def _is_yuv(reader: FrameReader) -> bool:
 
 
 def cropped(reader: FrameReader, width: int, height: int) -> FrameReader:
-    """A reader cut to a size about its centre; of a YCbCr source still a `PlanarReader`."""
+    """A reader cut to `width` and `height` pixels about its centre; of a YCbCr source still a `PlanarReader`."""
     if (reader.width, reader.height) == (width, height):
         return reader
     top, left = ((side - kept) // 4 * 2 for side, kept in ((reader.height, height), (reader.width, width)))
@@ -211,5 +204,5 @@ def cropped(reader: FrameReader, width: int, height: int) -> FrameReader:
 def _sha256(path: Path) -> str:
     if path.is_file():
         return sha256_of(path)
-    lines = "".join(f"{sha256_of(picture)}  {picture.name}\n" for picture in list_pngs(path))
+    lines = "".join(f"{sha256_of(picture)}  {picture.name}\n" for picture in list_pictures(path, (".png",)))
     return hashlib.sha256(lines.encode()).hexdigest()

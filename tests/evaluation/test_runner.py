@@ -260,7 +260,7 @@ def test_failing_library_does_not_stop_the_others(clips, contenders, tmp_path, e
     assert [point.codec for point in result.points] == ["x264:ultrafast"]
 
 
-def test_folder_with_an_equals_sign_is_no_label(tmp_path, clips, monkeypatch):
+def test_folder_with_an_equals_sign_is_no_label(tmp_path, clips):
     folder = tmp_path / "lr=1e-3"
     recurrent().save_pretrained(folder)
     contender = make_contender(str(folder), condition_for(clips))
