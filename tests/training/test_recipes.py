@@ -122,7 +122,7 @@ def test_every_kind_of_stage_takes_a_step_in_the_precision_of_its_recipe(recipe,
     losses = Losses()
     cli.trainer.callbacks.append(losses)
     cli.trainer.fit(cli.model, datamodule=cli.datamodule)
-    assert len(losses.values) == len(rows) > 4
+    assert len(losses.values) == len(rows) > 1
     assert all(0 < loss < 1e4 for loss in losses.values)
 
 
