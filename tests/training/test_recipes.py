@@ -103,7 +103,11 @@ def test_recipe_is_built_and_takes_two_steps(recipe, footage, tmp_path):
     assert any(not torch.equal(a, b) for a, b in zip(before, cli.model.network.parameters(), strict=True))
 
 
-TABLES = [recipe for recipe in RECIPES if len(settings_of(recipe)["model"]["init_args"].get("stages", [])) > 4]
+TABLES = [
+    recipe
+    for recipe in RECIPES
+    if len(settings_of(recipe)["model"]["init_args"].get("stages", [])) > 4 and not recipe.stem.endswith("continued")
+]
 
 
 @pytest.mark.parametrize("recipe", TABLES, ids=lambda recipe: recipe.stem)
@@ -122,7 +126,7 @@ def test_every_kind_of_stage_takes_a_step_in_the_precision_of_its_recipe(recipe,
     losses = Losses()
     cli.trainer.callbacks.append(losses)
     cli.trainer.fit(cli.model, datamodule=cli.datamodule)
-    assert len(losses.values) == len(rows) > 1
+    assert len(losses.values) == len(rows) > 4
     assert all(0 < loss < 1e4 for loss in losses.values)
 
 
