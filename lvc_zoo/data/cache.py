@@ -162,6 +162,8 @@ def _read_pictures(pictures: Sequence[Path]) -> Iterator[Tensor]:
 def raw_format(path: Path) -> tuple[tuple[int, int], str, float | None]:
     """(width, height), pixel format and frames per second from the name of a `.yuv` file.
 
+    The format is FFmpeg's name of what the file claims to hold, `yuv420p12le` too, which the reader refuses.
+
     Example:
         >>> raw_format(Path("Park_960x544_25fps_10bit_420.yuv"))
         ((960, 544), 'yuv420p10le', 25.0)
@@ -175,9 +177,9 @@ def raw_format(path: Path) -> tuple[tuple[int, int], str, float | None]:
     if size is None:
         raise ValueError(f"{path} has no header, and no WIDTHxHEIGHT in its name; rename it to NAME_WIDTHxHEIGHT.yuv")
     rest = path.stem.replace(size[0], "")
-    bits = re.search(r"(\d+) ?-?bit", rest, re.IGNORECASE)
+    bits = re.search(r"(\d+) ?-?bit", rest, re.IGNORECASE) or re.search(r"(8|1[0246])le(?![a-z])", rest)
     chroma = re.search(r"(?<!\d)4(20|22|44)(?!\d)", rest)
-    suffix = "10le" if (bits and bits[1] == "10") or "10le" in rest else ""
+    suffix = "" if bits is None or bits[1] == "8" else f"{bits[1]}le"
     rate = re.search(r"(\d+(?:\.\d+)?) ?fps", rest, re.IGNORECASE) or re.match(
         rf"{size[0]}_(\d\d)\b", path.stem[size.start() :]
     )

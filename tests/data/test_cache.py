@@ -85,6 +85,13 @@ def test_raw_format_of_usual_names(name, expected):
     assert raw_format(Path(name))[:2] == ((1920, 1080), expected)
 
 
+def test_raw_video_of_a_depth_that_is_not_read_is_refused_not_read_as_8_bits(tmp_path):
+    path = tmp_path / "Park_16x8_25fps_12bit_420.yuv"
+    path.write_bytes(bytes(16 * 8 * 3 // 2 * 2))
+    with pytest.raises(ValueError, match=r"yuv420p12le.* is unknown"):
+        footage_of(tmp_path, tmp_path / "cache")
+
+
 def test_files_alike_in_all_but_their_folder_are_two_sources(tmp_path):
     for value, folder in enumerate(("a", "b")):
         path = tmp_path / folder / "0001" / "im1.bmp"
