@@ -137,7 +137,7 @@ def learned_contender(
         parameter="q",
         values=points,
         structure=LowDelay(1) if intra_alone else _freest_structure(codec, condition),
-        identity=f"{identity}, tables {table_digest(codec)[:16]}, code {code}, {codec.device.type}",
+        identity=f"{identity}, tables {table_digest(weights)[:16]}, code {code}, {codec.device.type}",
         check="every frame was decoded from the file, its payload and its symbols agreeing with their CRCs",
     )
 

@@ -13,6 +13,7 @@ from PIL import Image
 from lvc_zoo.cli import main
 from lvc_zoo.config import to_dict
 from lvc_zoo.data import open_video
+from lvc_zoo.entropy.tables import Tables
 from lvc_zoo.evaluation.conditions import TestCondition
 from lvc_zoo.evaluation.contenders import Contender, learned_contender, make_contender
 from lvc_zoo.evaluation.external import ExternalCodec
@@ -344,6 +345,7 @@ def test_identity_of_an_intra_codec_is_that_of_its_weights_alone(clips):
     before = [learned_contender("a", codec, condition, intra_alone=alone).identity for alone in (False, True)]
     with torch.no_grad():
         next(codec.inter.parameters()).add_(1)
+    next(next(part for part in codec.inter.modules() if isinstance(part, Tables)).buffers()).add_(1)
     after = [learned_contender("a", codec, condition, intra_alone=alone).identity for alone in (False, True)]
     assert before[0] != after[0]
     assert before[1] == after[1]
