@@ -345,7 +345,8 @@ def test_identity_of_an_intra_codec_is_that_of_its_weights_alone(clips):
     before = [learned_contender("a", codec, condition, intra_alone=alone).identity for alone in (False, True)]
     with torch.no_grad():
         next(codec.inter.parameters()).add_(1)
-    next(next(part for part in codec.inter.modules() if isinstance(part, Tables)).buffers()).add_(1)
+    tables = next(part for part in codec.inter.modules() if isinstance(part, Tables))
+    next(tables.buffers()).add_(1)
     after = [learned_contender("a", codec, condition, intra_alone=alone).identity for alone in (False, True)]
     assert before[0] != after[0]
     assert before[1] == after[1]
